@@ -53,7 +53,7 @@ from waterflowd.model.ids import AgentId, AttemptId, AttemptNo, JobId, RunId, St
 from waterflowd.model.inputs import check_start
 from waterflowd.model.reasons import ReasonCode, reason
 from waterflowd.model.records import Reused, Trigger, TriggerKind
-from waterflowd.model.statuses import Conclusion, Outcome
+from waterflowd.model.statuses import AttemptStatus, Conclusion, Outcome
 
 RUN = RunId("01J00000000000000000000000")
 _INPUTS = ValueCodec("input", inputs.RunInput)
@@ -329,8 +329,11 @@ class Scenario:
                 self._settle(commands.SendTask, job, name, number)
                 self._settle(commands.CancelTask, job, name, number)
             case commands.StartChildRun() | commands.WatchChildRun() | commands.CancelChildRun():
-                # A forced cancel has already ended the attempt, so nothing is outstanding.
-                if not isinstance(command, commands.CancelChildRun) or not command.is_forced:
+                attempt = self.run.attempt(command.job, command.step, command.attempt)
+                if isinstance(command, commands.CancelChildRun) and command.is_forced:
+                    # It replaces the cancel before it. It ends the attempt, unless that must wait for the child run.
+                    self._settle(commands.CancelChildRun, command.job, command.step, command.attempt)
+                if attempt is not None and attempt.status is AttemptStatus.PENDING:
                     self.outstanding[command] = None
                 self._lines.append(f"  ! {_line(command)}")
             case commands.DropChildRun(job=job, step=name, attempt=number):

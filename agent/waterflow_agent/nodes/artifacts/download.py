@@ -14,14 +14,14 @@ from waterflow_agent.artifacts.bucket import BucketClient
 from waterflow_agent.artifacts.bucket_reader import BucketReader
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.content import ArtifactFile, BlockTable
-from waterflow_agent.display import escape_for_display
+from waterflow_agent.display import escape_for_display, size_text
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.artifacts import staging
 from waterflow_agent.nodes.artifacts.fetching import BlockFetcher, to_end
 from waterflow_agent.nodes.artifacts.staging import Staging
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
-from waterflow_agent.nodes.transfer.content import Progress, amount
+from waterflow_agent.nodes.transfer.content import Progress
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import ArtifactPart, ArtifactRow
 
@@ -90,7 +90,7 @@ async def _fetch(
         places = [(stage.folder(number), target / row.name) for number, row in enumerate(rows)]
         await to_end(staging.move_all, places if is_apart else [(stage.folder(0), target)])
         for row in rows:
-            context.log(f"{row.name}: {row.files} file(s), {amount(row.size)}")
+            context.log(f"{row.name}: {row.files} file(s), {size_text(row.size)}")
     finally:
         await to_end(stage.remove)
     return progress.bytes

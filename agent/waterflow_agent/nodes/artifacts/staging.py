@@ -19,9 +19,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from waterflow_agent.display import escape_for_display
+from waterflow_agent.display import escape_for_display, size_text
 from waterflow_agent.nodes.node import NodeFailure
-from waterflow_agent.nodes.transfer.content import amount
 
 _PREFIX = ".artifacts-"
 _NAME = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}")
@@ -48,7 +47,9 @@ class Staging:
         # Some file systems do not know their size.
         if disk.total and disk.free < size:
             shown = escape_for_display(str(self._target), 200)
-            text = f"the files have {amount(size)}, and {shown} has only {amount(disk.free)} left; free some space"
+            text = (
+                f"the files have {size_text(size)}, and {shown} has only {size_text(disk.free)} left; free some space"
+            )
             raise NodeFailure(text, may_retry=True)
 
     def remove(self) -> None:

@@ -14,12 +14,12 @@ from waterflow_agent.artifacts import content, patterns
 from waterflow_agent.artifacts.bucket import BucketClient
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.content import ArtifactFile, BlockCutter
-from waterflow_agent.display import escape_for_display
+from waterflow_agent.display import escape_for_display, size_text
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.artifacts.sending import Block, BlockSender, blocks_of_file, end_of_blocks
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
-from waterflow_agent.nodes.transfer.content import Progress, amount
+from waterflow_agent.nodes.transfer.content import Progress
 from waterflow_agent.wire import messages
 
 #: Between the last answer about a block and the commit, the daemon may have removed unused blocks: how often to send all again.
@@ -49,7 +49,9 @@ class ArtifactUploadNode(Node[schema.ArtifactUpload]):
         except OSError as error:
             raise _unreadable(error) from error
         digest = content.artifact_digest(commit.table, commit.listing).hex()
-        context.log(f"{parameters.name}: {commit.files} file(s), {amount(commit.size)}, {amount(upload.sent)} sent")
+        context.log(
+            f"{parameters.name}: {commit.files} file(s), {size_text(commit.size)}, {size_text(upload.sent)} sent"
+        )
         outputs = {"name": parameters.name, "files": commit.files, "bytes": commit.size, "digest": f"sha256:{digest}"}
         return {**outputs, "artifact-digest": digest}
 

@@ -10,14 +10,14 @@ from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.content import BlockTable
 from waterflow_agent.caches import entries
 from waterflow_agent.caches.selection import CachePaths
-from waterflow_agent.display import escape_for_display
+from waterflow_agent.display import escape_for_display, size_text
 from waterflow_agent.errors import Rejected, WaterflowError
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.artifacts.fetching import BlockFetcher, to_end
 from waterflow_agent.nodes.caches import places
 from waterflow_agent.nodes.caches.unpacking import Unpacking
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
-from waterflow_agent.nodes.transfer.content import Progress, amount
+from waterflow_agent.nodes.transfer.content import Progress
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import CACHE_KEYS_MAX, ArtifactPart, CacheRow
 
@@ -47,7 +47,7 @@ class CacheRestoreNode(Node[schema.CacheRestore]):
         if found is not None:
             verb = "restored" if is_restored else "found"
             shown = escape_for_display(found.key)
-            context.log(f"cache {verb} from key {shown}: {found.files} path(s), {amount(found.size)}")
+            context.log(f"cache {verb} from key {shown}: {found.files} path(s), {size_text(found.size)}")
         else:
             listed = escape_for_display(", ".join(keys), 500)
             context.log(f"no cache found for: {listed}")

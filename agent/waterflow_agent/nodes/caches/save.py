@@ -15,14 +15,14 @@ from waterflow_agent.artifacts.content import BlockCutter
 from waterflow_agent.caches import entries
 from waterflow_agent.caches.entries import EntryKind, EntryPath
 from waterflow_agent.caches.selection import CachePaths
-from waterflow_agent.display import escape_for_display
+from waterflow_agent.display import escape_for_display, size_text
 from waterflow_agent.errors import Rejected, WaterflowError
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.artifacts.sending import Block, BlockSender, blocks_of_file, end_of_blocks
 from waterflow_agent.nodes.artifacts.upload import BLOCKS_GONE, PASSES_MAX
 from waterflow_agent.nodes.caches import places
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
-from waterflow_agent.nodes.transfer.content import Progress, amount
+from waterflow_agent.nodes.transfer.content import Progress
 from waterflow_agent.wire import messages
 
 
@@ -79,7 +79,7 @@ class _Saving:
                 if error.code != BLOCKS_GONE or number >= PASSES_MAX:
                     raise
         if is_new:
-            size, sent = amount(commit.size), amount(self._sender.sent)
+            size, sent = size_text(commit.size), size_text(self._sender.sent)
             self._context.log(f"cache {escape_for_display(key)} saved: {size}, {sent} sent")
         else:
             self._context.log(f"cache {escape_for_display(key)} was saved by another job meanwhile")

@@ -13,6 +13,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 
+from waterflow_agent.display import size_text
 from waterflow_agent.nodes.node import Context, NodeFailure
 
 #: Bytes that are read at a time.
@@ -22,7 +23,6 @@ PROGRESS_S = 5.0
 #: Options of glibc's `mallopt` (malloc.h) and their values: one arena for all threads, which keeps free memory up to a
 #: threshold and serves chunks of the size that is read.
 _ALLOCATOR = {"M_ARENA_MAX": (-8, 1), "M_TRIM_THRESHOLD": (-1, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def share_memory() -> None:
@@ -56,16 +56,8 @@ class Progress:
             return
         elapsed = now - self._began
         self._next_at = now + max(PROGRESS_S, elapsed / 10)
-        of = f" of {amount(self._total)} ({100 * self.bytes // self._total} %)" if self._total else ""
-        self._context.log(f"{name}: {amount(self.bytes)}{of}, {amount(round(self.bytes / elapsed))}/s")
-
-
-def amount(count: int) -> str:
-    """Return a number of bytes as text."""
-    number, unit = float(count), 0
-    while number >= 1024 and unit < len(_UNITS) - 1:
-        number, unit = number / 1024, unit + 1
-    return f"{count} B" if unit == 0 else f"{number:.1f} {_UNITS[unit]}"
+        of = f" of {size_text(self._total)} ({100 * self.bytes // self._total} %)" if self._total else ""
+        self._context.log(f"{name}: {size_text(self.bytes)}{of}, {size_text(round(self.bytes / elapsed))}/s")
 
 
 class Content:

@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
+from waterflow_agent.display import size_text
 from waterflow_agent.nodes import parameter_values, schema
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.parameter_values import duration_s
 from waterflow_agent.nodes.transfer import address, storage
 from waterflow_agent.nodes.transfer.address import Address, AddressKind
-from waterflow_agent.nodes.transfer.content import Content, Progress, amount, share_memory
+from waterflow_agent.nodes.transfer.content import Content, Progress, share_memory
 from waterflow_agent.nodes.transfer.endpoints import Listing, Source, SourceFile, Target
 
 #: With more files, only the progress is printed, not a line for each file.
@@ -87,7 +88,7 @@ class FileTransferNode(Node[schema.FileTransfer]):
         except NodeFailure as failure:
             raise NodeFailure(failure.text, may_retry=failure.may_retry, outputs=summary.outputs(False)) from failure
         origin = ", ".join(map(str, plan.sources))
-        context.log(f"{origin} to {plan.target}: {len(summary.lines)} file(s), {amount(summary.bytes)}")
+        context.log(f"{origin} to {plan.target}: {len(summary.lines)} file(s), {size_text(summary.bytes)}")
         return summary.outputs(is_many)
 
     async def _copy(

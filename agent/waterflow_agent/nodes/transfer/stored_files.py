@@ -8,12 +8,12 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from waterflow_agent.display import size_text
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.parameter_values import duration_s
 from waterflow_agent.nodes.transfer import address, storage
 from waterflow_agent.nodes.transfer.address import Address, AddressKind
-from waterflow_agent.nodes.transfer.content import amount
 from waterflow_agent.nodes.transfer.endpoints import SourceFile, Store
 
 #: Files in the outputs of `file/list`, which have 1 MiB for a job.
@@ -43,8 +43,8 @@ class FileListNode(Node[schema.FileList]):
             raise NodeFailure(f"{where} has {len(found):,} files; the limit is {LISTED_MAX:,}: narrow the pattern")
         total = sum(entry.size or 0 for entry in found)
         for entry in found[:SHOWN_MAX]:
-            context.log(f"{_time(entry)}  {amount(entry.size or 0):>10}  {entry.name}")
-        context.log(f"{where}: {len(found)} file(s), {amount(total)}")
+            context.log(f"{_time(entry)}  {size_text(entry.size or 0):>10}  {entry.name}")
+        context.log(f"{where}: {len(found)} file(s), {size_text(total)}")
         files = [{"name": entry.name, "size": entry.size, "modified": _time(entry)} for entry in found]
         return {"files": files, "count": len(found), "bytes": total}
 
@@ -74,7 +74,7 @@ class FilePruneNode(Node[schema.FilePrune]):
                 raise NodeFailure(failure.text, may_retry=failure.may_retry, outputs=outputs) from failure
         kept = len(found.entries) - deleted
         what = "would delete" if parameters.dry_run else "deleted"
-        context.log(f"{where}: {what} {deleted} file(s), {amount(size)}; {kept} kept")
+        context.log(f"{where}: {what} {deleted} file(s), {size_text(size)}; {kept} kept")
         return {"deleted": deleted, "kept": kept, "bytes": size}
 
     async def _delete(self, context: Context, source: Store, entry: SourceFile, count: int, *, is_dry: bool) -> None:

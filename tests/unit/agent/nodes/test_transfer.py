@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waterflow_agent.display import size_text
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.node import Context, NodeFailure
 from waterflow_agent.nodes.transfer import address, names
-from waterflow_agent.nodes.transfer.content import Content, Progress, amount
+from waterflow_agent.nodes.transfer.content import Content, Progress
 from waterflow_agent.nodes.transfer.node import FileTransferNode
 
 
@@ -145,7 +146,7 @@ def test_progress_lines_are_rate_limited(context: Context, capsys: pytest.Captur
 )
 def test_amounts_have_units(count: int, text: str) -> None:
     """Amounts are shown with units in powers of 1024."""
-    assert amount(count) == text
+    assert size_text(count) == text
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, make_cluster: MakeCluster)
 
 def test_every_example_has_a_case() -> None:
     """Every example file has a case."""
-    by_others = {"build-and-deploy.yml", "cache.yml", "containers.yml", "reusable-build.yml", "s3-backup.yml"}
+    by_others = {
+        *("build-and-deploy.yml", "cache.yml", "containers.yml", "inspect-servers.yml", "reusable-build.yml"),
+        "s3-backup.yml",
+    }
     assert {case.file for case in CASES} | by_others == {file.name for file in EXAMPLES.glob("*.yml")}
 
 

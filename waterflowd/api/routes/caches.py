@@ -28,7 +28,7 @@ Prefix = Annotated[str, Query(max_length=512, description="Only those whose key 
 Key = Annotated[str | None, Query(max_length=512, description="Only those with this key.")]
 
 
-@router.get("/v1/caches", responses={200: returns(CacheListSchema)})
+@router.get("/v1/caches", responses={200: returns(CacheListSchema), 404: {}})
 async def list_caches(
     services: Ports,
     _: Viewer,
@@ -44,7 +44,7 @@ async def list_caches(
     return json_response(CacheListSchema(caches=[CacheSchema.of(row) for row in rows], next=following))
 
 
-@router.delete("/v1/caches", responses={200: returns(DeletedCachesSchema)})
+@router.delete("/v1/caches", responses={200: returns(DeletedCachesSchema), 404: {}})
 async def delete_caches(
     services: Ports, principal: Approver, repository: Repository = None, ref: Ref = None, key: Key = None
 ) -> Response:

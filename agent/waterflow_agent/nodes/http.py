@@ -239,7 +239,8 @@ class HttpWaitNode(Node[schema.HttpWait]):
                         return {"attempts": attempts, "status": status}
                     text = f"status {status}"
                 except TimeoutError:
-                    text = f"no answer within {parameters.timeout}"
+                    # Only the last attempt is cut off. What those before it have found says more.
+                    text = reported or f"no answer within {parameters.timeout}"
                 except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
                     raise NodeFailure(f"invalid URL {_display_url(parameters.url)}: {error}") from error
                 except httpx.HTTPError as error:

@@ -40,7 +40,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/status/N` answers N; `/busy` 503 with `Retry-After: 0` at first; `/later/N` 503 to the first N requests."""
+    """`/status/N` answers N; `/busy` 503 with `Retry-After: 0` at first; `/later/N` 503 to N requests, `/stuck` to one."""
 
     server: Server
 
@@ -65,6 +65,11 @@ class Handler(BaseHTTPRequestHandler):
             headers, content = {"content-type": f"text/plain; charset={parts[1]}"}, "größer".encode()
         elif parts[0] == "endless":
             self._answer_without_end(parts[1])
+            return
+        elif parts[0] == "stuck" and times == 1:
+            status = 503
+        elif parts[0] == "stuck":
+            self._answer_without_end("headers")
             return
         elif parts[0] == "large":
             content = b"x" * 100_000
@@ -377,3 +382,10 @@ def test_waiting_reads_no_body_and_ends_in_time(server: Server, tmp_path: Path) 
     stuck = run("http/wait", tmp_path, url=f"{server.url}/endless/headers", timeout="300ms", interval="100ms")
     assert stuck.outcome is Outcome.FAILURE
     assert "not ready after" in stuck.text
+
+
+def test_waiting_says_what_was_wrong_before_the_last_attempt_was_cut_off(server: Server, tmp_path: Path) -> None:
+    """The end of the time is no cause."""
+    ended = run("http/wait", tmp_path, url=f"{server.url}/stuck", timeout="4s", interval="1s")
+    assert (ended.outcome, ended.exit_code) == (Outcome.FAILURE, 75), ended
+    assert ended.text.endswith("status 503"), ended.text

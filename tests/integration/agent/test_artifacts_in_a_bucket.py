@@ -18,8 +18,8 @@ from tests.integration.agent.bucket_site import BucketSite, bucket_site, new_sto
 from tests.integration.agent.test_artifacts import various
 from tests.s3_service import Refusal, S3Service
 from tests.unit.artifacts.harness import LIMITS, NOW, OTHER, SCOPE, Prepared, attempt
-from waterflow_agent.artifacts import bucket as bucket_client
 from waterflow_agent.errors import Rejected, Retryable, Stalled
+from waterflow_agent.nodes.artifacts import bucket as bucket_client
 from waterflow_agent.nodes.node import NodeFailure
 from waterflow_agent.wire import messages
 from waterflowd.app.artifact_bucket import blocks_in

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from waterflow_agent.artifacts import content, patterns, writing
-from waterflow_agent.artifacts.bucket import BucketClient
-from waterflow_agent.artifacts.bucket_reader import BucketReader
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.content import ArtifactFile, BlockTable
 from waterflow_agent.display import escape_for_display, size_text
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.artifacts import staging
+from waterflow_agent.nodes.artifacts.bucket import BucketClient
+from waterflow_agent.nodes.artifacts.bucket_reader import BucketReader
 from waterflow_agent.nodes.artifacts.fetching import BlockFetcher, to_end
 from waterflow_agent.nodes.artifacts.staging import Staging
 from waterflow_agent.nodes.node import Context, Node, NodeFailure

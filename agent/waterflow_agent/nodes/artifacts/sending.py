@@ -11,11 +11,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import msgspec
 
 from waterflow_agent.artifacts import content
-from waterflow_agent.artifacts.bucket import AddressExpired, BucketClient, Unreachable
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.content import BlockCutter
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
+from waterflow_agent.nodes.artifacts.bucket import AddressExpired, BucketClient, Unreachable
 from waterflow_agent.nodes.node import NodeFailure
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import BlockAddress

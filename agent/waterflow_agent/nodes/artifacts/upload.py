@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from waterflow_agent.artifacts import content, patterns
-from waterflow_agent.artifacts.bucket import BucketClient
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.content import ArtifactFile, BlockCutter
 from waterflow_agent.display import escape_for_display, size_text
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes import schema
+from waterflow_agent.nodes.artifacts.bucket import BucketClient
 from waterflow_agent.nodes.artifacts.sending import Block, BlockSender, blocks_of_file, end_of_blocks
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.transfer.content import Progress

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from waterflow_agent.artifacts.bucket import AddressExpired, BucketClient, Unreachable
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.errors import Rejected
+from waterflow_agent.nodes.artifacts.bucket import AddressExpired, BucketClient, Unreachable
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import ArtifactPart, ArtifactRow, BlockAddress
 

@@ -137,7 +137,7 @@ def _nodes_have_what_they_need(machine: PackagedMachine) -> None:
     message = "\n".join(machine.lines(run["id"]))
     assert "cannot connect to the Docker engine on this server" in message
     assert "cannot connect to sftp://ada@127.0.0.1:9/f: Connection refused" in message
-    assert "s3://b/k: cannot reach the server" in message
+    assert "s3://b/k: cannot reach http://127.0.0.1:9" in message
 
 
 def _survives_kills_in_the_middle_of_a_run(machine: PackagedMachine) -> None:

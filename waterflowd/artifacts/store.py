@@ -114,6 +114,8 @@ class ArtifactStore:
         self.root = root
         self._free_bytes = free_bytes or _free_bytes
         self._free_until = 0.0
+        #: What may be stored until the free space is looked at again.
+        self._room = 0
         #: Reads a block from the bucket, if there is one: scope and digest.
         self.read_from_bucket: Callable[[str, bytes], bytes] | None = None
 
@@ -319,10 +321,12 @@ class ArtifactStore:
         """Raises `Rejected` WF330 and `Retryable` WF302 if there is no space for so many bytes."""
         check_total(self.blocks.stored_bytes + size, self.limits)
         now = time.monotonic()
-        if now < self._free_until:
+        self._room -= size
+        if now < self._free_until and self._room >= 0:
             return
         free = self._free_bytes(self.root)
-        if free < self.limits.reserved_bytes:
+        self._room = free - self.limits.reserved_bytes - size
+        if self._room < 0:
             raise Retryable(
                 "WF302",
                 f"the daemon's disk is almost full: {free >> 20} MiB are free, and artifacts leave "

@@ -6,8 +6,9 @@ and visible to every daemon when the service has answered: S3 is strongly consis
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -83,85 +84,77 @@ class S3Objects:
 
     async def put(self, key: str, content: bytes) -> None:
         """See `ports.Objects`."""
-        try:
+        with self._failures():
             await obstore.put_async(self._store, key, content, use_multipart=False)
-        except (exceptions.BaseError, OSError) as error:
-            raise self._failure(error) from error
 
     async def get(self, key: str) -> bytes | None:
         """See `ports.Objects`."""
-        try:
-            found = await obstore.get_async(self._store, key)
-            return bytes(await found.bytes_async())
-        except FileNotFoundError as error:
-            if _code(error) not in ("", "NoSuchKey"):
-                raise self._failure(error) from error
-            return None
-        except (exceptions.BaseError, OSError) as error:
-            raise self._failure(error) from error
-
-    async def names(self, folder: str) -> list[str]:
-        """See `ports.Objects`."""
-        try:
-            found = await obstore.list_with_delimiter_async(self._store, prefix=folder)
-        except (exceptions.BaseError, OSError) as error:
-            raise self._failure(error) from error
-        return sorted(item["path"].rpartition("/")[2] for item in found["objects"])
+        with self._failures():
+            try:
+                found = await obstore.get_async(self._store, key)
+                return bytes(await found.bytes_async())
+            except FileNotFoundError as error:
+                if _is_object_missing(error):
+                    return None
+                raise
 
     def get_now(self, key: str) -> bytes | None:
         """See `ports.BucketObjects`."""
-        try:
-            return bytes(obstore.get(self._store, key).bytes())
-        except FileNotFoundError as error:
-            if _code(error) not in ("", "NoSuchKey"):
-                raise self._failure(error) from error
-            return None
-        except (exceptions.BaseError, OSError) as error:
-            raise self._failure(error) from error
+        with self._failures():
+            try:
+                return bytes(obstore.get(self._store, key).bytes())
+            except FileNotFoundError as error:
+                if _is_object_missing(error):
+                    return None
+                raise
+
+    async def names(self, folder: str) -> list[str]:
+        """See `ports.Objects`."""
+        with self._failures():
+            found = await obstore.list_with_delimiter_async(self._store, prefix=folder)
+        return sorted(item["path"].rpartition("/")[2] for item in found["objects"])
+
+    async def folders(self, folder: str) -> list[str]:
+        """See `ports.BucketObjects`."""
+        with self._failures():
+            found = await obstore.list_with_delimiter_async(self._store, prefix=folder)
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
 
     async def create(self, key: str, content: bytes) -> bool:
         """See `ports.BucketObjects`."""
-        try:
-            await obstore.put_async(self._store, key, content, mode="create", use_multipart=False)
-        except (FileExistsError, exceptions.AlreadyExistsError, exceptions.PreconditionError):
-            return False
-        except (exceptions.BaseError, OSError) as error:
-            raise self._failure(error) from error
+        with self._failures():
+            try:
+                await obstore.put_async(self._store, key, content, mode="create", use_multipart=False)
+            except (FileExistsError, exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                return False
         return True
 
     async def size(self, key: str) -> int | None:
         """See `ports.BucketObjects`."""
-        try:
-            return (await obstore.head_async(self._store, key))["size"]
-        except FileNotFoundError:
-            return None
-        except (exceptions.BaseError, OSError) as error:
-            raise self._failure(error) from error
-
-    async def folders(self, folder: str) -> list[str]:
-        """See `ports.BucketObjects`."""
-        try:
-            found = await obstore.list_with_delimiter_async(self._store, prefix=folder)
-        except (exceptions.BaseError, OSError) as error:
-            raise self._failure(error) from error
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+        with self._failures():
+            try:
+                return (await obstore.head_async(self._store, key))["size"]
+            except FileNotFoundError:
+                return None
 
     async def pages(self, folder: str) -> AsyncIterator[list[StoredObject]]:
         """See `ports.BucketObjects`."""
-        try:
+        with self._failures():
             async for page in obstore.list(self._store, prefix=folder, chunk_size=_PAGE):
                 yield [
                     StoredObject(item["path"].rpartition("/")[2], item["size"], item["last_modified"]) for item in page
                 ]
-        except (exceptions.BaseError, OSError) as error:
-            raise self._failure(error) from error
 
     async def delete(self, keys: Sequence[str]) -> None:
         """See `ports.BucketObjects`."""
-        try:
+        with self._failures(), contextlib.suppress(FileNotFoundError):
             await obstore.delete_async(self._store, list(keys))
-        except FileNotFoundError:
-            pass
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Raises `Retryable` for errors of the library."""
+        try:
+            yield
         except (exceptions.BaseError, OSError) as error:
             raise self._failure(error) from error
 
@@ -185,6 +178,11 @@ class S3Objects:
         else:
             reason = "its server cannot be reached, or did not answer in time"
         return Retryable("WF322", f"the object storage {self._address} cannot be used: {reason}")
+
+
+def _is_object_missing(error: FileNotFoundError) -> bool:
+    """Whether the object is missing, and not its bucket."""
+    return _code(error) in ("", "NoSuchKey")
 
 
 def _code(error: Exception) -> str:

@@ -55,19 +55,6 @@ NIGHTLY = ScheduleRow(
 )
 
 
-@pytest.fixture
-async def harness() -> AsyncIterator[ApiHarness]:
-    async with ApiHarness() as made:
-        made.connect("web-1", "web")
-        yield made
-
-
-@pytest.fixture
-async def client(harness: ApiHarness) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://127.0.0.1:8080") as made:
-        yield made
-
-
 async def start(client: httpx.AsyncClient, text: str = HELLO, **headers: str) -> dict[str, Any]:
     response = await client.post("/v1/runs", content=text, headers={**YAML, **headers})
     assert response.status_code == 201, response.text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -88,19 +87,6 @@ jobs:
       - {id: prepare, run: print prepared}
       - {id: put, run: exit 1}
 """
-
-
-@pytest.fixture
-async def harness() -> AsyncIterator[ApiHarness]:
-    async with ApiHarness() as made:
-        made.connect("web-1", "web")
-        yield made
-
-
-@pytest.fixture
-async def client(harness: ApiHarness) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://127.0.0.1:8080") as made:
-        yield made
 
 
 async def start(client: httpx.AsyncClient, text: str) -> str:

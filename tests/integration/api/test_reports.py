@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import msgspec
-import pytest
 
 from waterflowd.api.schemas.reports import ReportList, ReportSchema
 from waterflowd.testing.api import ApiHarness
@@ -61,19 +59,6 @@ jobs:
           output formula==HYPERLINK("http://x")
           output number=-5
 """
-
-
-@pytest.fixture
-async def harness() -> AsyncIterator[ApiHarness]:
-    async with ApiHarness() as made:
-        made.connect("web-1", "web")
-        yield made
-
-
-@pytest.fixture
-async def client(harness: ApiHarness) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(harness.api), base_url="http://127.0.0.1:8080") as made:
-        yield made
 
 
 async def completed(harness: ApiHarness, client: httpx.AsyncClient, text: str) -> str:

@@ -31,8 +31,8 @@ from waterflowd.admin.ports import (
 )
 from waterflowd.artifacts.caches.admin import CacheAdmin
 from waterflowd.artifacts.deletion import ArtifactDeleter
+from waterflowd.artifacts.limits import ArtifactUsage
 from waterflowd.artifacts.reading import ArtifactReader
-from waterflowd.artifacts.store import ArtifactUsage
 from waterflowd.model.records import RunSummary
 from waterflowd.ports import Clock, Compiler, Feed, History, OutputLogs, Runs, StreamWriter
 from waterflowd.time_slices import TimeSlices

@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 
 from waterflow_agent.errors import Stalled, WaterflowError
+from waterflowd.artifacts.limits import ArtifactLimits
 from waterflowd.artifacts.records import decode
-from waterflowd.artifacts.store import ArtifactLimits, ArtifactStore, local_blocks_of
+from waterflowd.artifacts.store import ArtifactStore, local_blocks_of
 from waterflowd.model.ids import RunId
 
 

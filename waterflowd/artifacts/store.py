@@ -20,11 +20,11 @@ import msgspec
 
 from waterflow_agent.artifacts import content
 from waterflow_agent.artifacts.content import ArtifactFile, BlockTable
-from waterflow_agent.display import size_text
 from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import ArtifactPart
 from waterflowd.artifacts.blocks import DISK_FULL_ERRORS, BlockFiles
+from waterflowd.artifacts.limits import ARTIFACTS_MAX, DAY_MS, ArtifactLimits, ArtifactUsage, check_total, within
 from waterflowd.artifacts.records import ArtifactRecord, RecordFiles, Removal
 from waterflowd.model.ids import AttemptId, RunId
 
@@ -48,60 +48,8 @@ class StoredContent(Protocol):
         ...
 
 
-#: Of one run.
-ARTIFACTS_MAX = 1_000
 #: How long the free space of the disk is believed.
 _SPACE_S = 0.5
-_DAY_MS = 86_400_000
-#: From this share of the space on, operators are told.
-_NEARLY_FULL = 0.9
-
-
-class ArtifactLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits in bytes, and of files."""
-
-    artifact_bytes: int = 10 << 30
-    run_bytes: int = 20 << 30
-    #: Of all blocks on disk.
-    total_bytes: int = 100 << 30
-    files: int = 250_000
-    #: Must stay free on the disk.
-    reserved_bytes: int = 1 << 30
-    #: None: as long as the run exists.
-    keep_ms: int | None = 90 * _DAY_MS
-
-
-class ArtifactUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """The space that all artifacts take."""
-
-    #: None while it is not known, soon after the start.
-    stored_bytes: int | None
-    free_bytes: int
-    limits: ArtifactLimits
-
-    @property
-    def is_full(self) -> bool:
-        """Whether hardly anything more is accepted."""
-        is_disk_full = self.free_bytes < self.limits.reserved_bytes
-        return is_disk_full or (self.stored_bytes or 0) >= self.limits.total_bytes * _NEARLY_FULL
-
-    @property
-    def problem(self) -> str | None:
-        """What an operator should do about it, if no artifact is accepted, or soon none will be."""
-        limits, stored = self.limits, self.stored_bytes
-        if not stored:
-            return None
-        if self.free_bytes < limits.reserved_bytes:
-            return (
-                f"artifacts: none is accepted, because only {size_text(self.free_bytes)} of the daemon's disk are free"
-                f" (artifacts.reserved-bytes is {size_text(limits.reserved_bytes)}); free some space"
-            )
-        if stored >= limits.total_bytes * _NEARLY_FULL:
-            return (
-                f"artifacts: {size_text(stored)} of {size_text(limits.total_bytes)} are used (artifacts.max-bytes);"
-                " delete some with `waterflowctl artifacts delete`, keep them for a shorter time, or raise the limit"
-            )
-        return None
 
 
 class ArtifactStore:
@@ -161,7 +109,7 @@ class ArtifactStore:
         if blocks is None and self.missing(scope, local):
             raise blocks_gone()
         days = action.retention_days
-        keep_ms = days * _DAY_MS if days else self.limits.keep_ms
+        keep_ms = days * DAY_MS if days else self.limits.keep_ms
         record = ArtifactRecord(
             name=action.name,
             scope=scope,
@@ -361,22 +309,10 @@ def local_blocks_of(store: ArtifactStore, record: StoredContent) -> Iterator[byt
         yield from blocks_of(store, record)
 
 
-def check_total(size: int, limits: ArtifactLimits) -> None:
-    """Raises `Rejected` WF330 if all blocks together have too many bytes."""
-    within("all artifacts may have", size, limits.total_bytes, "bytes", "artifacts.max-bytes")
-
-
 def check_table_blocks(action: messages.CommitArtifact | messages.CommitCache) -> None:
     """Raises `Rejected` WF331 for more blocks of a table than the content can have."""
     if len(action.table) > content.table_blocks_max(action.size):
         raise Rejected("WF331", f"the artifact has too many blocks for {action.size} bytes")
-
-
-def within(what: str, value: int, limit: int, unit: str, key: str) -> None:
-    """Raises `Rejected` WF330 for more than the limit; `key` is the setting of the configuration."""
-    if value > limit:
-        setting = f" ({key})" if key else ""
-        raise Rejected("WF330", f"{what} at most {limit:,} {unit}{setting}, and this would be {value:,}", status=429)
 
 
 def blocks_gone() -> Rejected:

@@ -9,8 +9,9 @@ from waterflow_agent.artifacts import content
 from waterflow_agent.artifacts.content import ArtifactFile, BlockCutter
 from waterflow_agent.wire import messages
 from waterflowd.artifacts.blocks import scope_of
+from waterflowd.artifacts.limits import ArtifactLimits
 from waterflowd.artifacts.records import ArtifactRecord
-from waterflowd.artifacts.store import ArtifactLimits, ArtifactStore
+from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId
 
 RUN, OTHER = RunId("01J8XQ5T3MZ6V0K9B7N2C4D1EF"), RunId("01J8XQ5T3MZ6V0K9B7N2C4D1EG")

@@ -15,7 +15,8 @@ from waterflowd.artifacts.blocks import scope_of
 from waterflowd.artifacts.caches.origins import RunOrigin
 from waterflowd.artifacts.caches.records import CacheRecord
 from waterflowd.artifacts.caches.store import CacheLimits, CacheStore
-from waterflowd.artifacts.store import ArtifactLimits, ArtifactStore
+from waterflowd.artifacts.limits import ArtifactLimits
+from waterflowd.artifacts.store import ArtifactStore
 
 MAIN, FEATURE, OTHER = "refs/heads/main", "refs/heads/feature", "refs/heads/other"
 VERSION = content.digest_of(b"node_modules")

@@ -17,8 +17,9 @@ from waterflowd.artifacts.blocks import GRACE_S
 from waterflowd.artifacts.caches.origins import RunOrigin
 from waterflowd.artifacts.caches.store import CacheLimits, CacheStore
 from waterflowd.artifacts.cleaning import FULL_GRACE_S, SHORT_GRACE_S, ArtifactCleaner
+from waterflowd.artifacts.limits import ArtifactLimits
 from waterflowd.artifacts.server import ArtifactServer
-from waterflowd.artifacts.store import ArtifactLimits, ArtifactStore
+from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.model.ids import RunId
 from waterflowd.testing.host import HostHarness, ManualClock
 

@@ -15,7 +15,8 @@ from waterflowd.artifacts import blocks as block_files
 from waterflowd.artifacts import files as artifact_files
 from waterflowd.artifacts import sealed_files
 from waterflowd.artifacts.blocks import scope_of
-from waterflowd.artifacts.store import ArtifactLimits, ArtifactStore
+from waterflowd.artifacts.limits import ArtifactLimits
+from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.model.ids import AttemptId, AttemptNo
 
 FILES = {"a": b"one", "dir/b": b"two" * 100}

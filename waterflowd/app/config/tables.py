@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from waterflowd.artifacts.caches.store import CacheLimits
-from waterflowd.artifacts.store import ArtifactLimits
+from waterflowd.artifacts.limits import ArtifactLimits
 from waterflowd.engine import events
 from waterflowd.host.retention.policy import GRACE_MS, Retention
 from waterflowd.model import durations

@@ -19,9 +19,10 @@ from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import ARTIFACT_ADDRESSES_MAX, ArtifactPart
 from waterflowd.artifacts.bucket.blocks import BucketBlocks
+from waterflowd.artifacts.limits import check_total
 from waterflowd.artifacts.records import ArtifactRecord
 from waterflowd.artifacts.storage import StoreThreads
-from waterflowd.artifacts.store import ArtifactStore, block_of, blocks_gone, check_table_blocks, check_total
+from waterflowd.artifacts.store import ArtifactStore, block_of, blocks_gone, check_table_blocks
 from waterflowd.model.ids import AttemptId
 
 #: Threads that read from the bucket for downloads through the API.

@@ -24,14 +24,14 @@ from waterflow_agent.errors import Rejected, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd.artifacts.caches.origins import RunOrigin
 from waterflowd.artifacts.caches.records import CacheRecord, CacheRecordFiles, entry_name
-from waterflowd.artifacts.store import ArtifactStore, disk_error, within
+from waterflowd.artifacts.limits import DAY_MS, within
+from waterflowd.artifacts.store import ArtifactStore, disk_error
 from waterflowd.model.ids import RunId
 
 logger = logging.getLogger("waterflow.caches")
 
 #: Entries of a repository: their records are in memory.
 ENTRIES_MAX = 5_000
-_DAY_MS = 86_400_000
 
 
 class CacheLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class CacheLimits(msgspec.Struct, frozen=True, kw_only=True):
     repository_bytes: int = 10 << 30
     total_bytes: int = 50 << 30
     #: After the last use.
-    keep_ms: int = 7 * _DAY_MS
+    keep_ms: int = 7 * DAY_MS
 
 
 @dataclass(slots=True)

@@ -144,7 +144,7 @@ DRAFTS = "waterflowd.dispatch.lowering"
 COMPOSITION = (
     *("waterflowd.app.bootstrap", "waterflowd.app.audit", "waterflowd.app.daemon", "waterflowd.testing"),
     *(
-        "waterflowd.app.artifact_bucket",
+        "waterflowd.app.artifacts",
         "waterflowd.app.cluster_check",
         "waterflowd.app.former_cluster",
         "waterflowd.app.engines",

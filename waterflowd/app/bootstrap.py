@@ -32,7 +32,8 @@ from waterflowd.api.access import quotas
 from waterflowd.api.app import Api
 from waterflowd.api.server import RESERVED_DESCRIPTORS, ApiServer
 from waterflowd.api.services import Services
-from waterflowd.app import artifact_bucket, audit, cluster_check, file_descriptors, former_cluster, logs, workflow_check
+from waterflowd.app import audit, cluster_check, file_descriptors, former_cluster, logs, workflow_check
+from waterflowd.app.artifacts import parts as artifact_parts
 from waterflowd.app.audit_export import AuditExport, destinations
 from waterflowd.app.config import Config, access_policy, access_rules, repository_limits
 from waterflowd.app.config_source import ConfigSource
@@ -43,16 +44,8 @@ from waterflowd.app.notices import outside as notice_outside
 from waterflowd.app.notices import sources as notice_sources
 from waterflowd.app.reload import Applier, Reloader
 from waterflowd.app.repositories import Repositories
-from waterflowd.artifacts.caches.admin import CacheAdmin
 from waterflowd.artifacts.caches.origins import CacheOrigins
-from waterflowd.artifacts.caches.requests import CacheRequests
-from waterflowd.artifacts.caches.store import CacheStore
-from waterflowd.artifacts.cleaning import ArtifactCleaner
-from waterflowd.artifacts.deletion import ArtifactDeleter
-from waterflowd.artifacts.reading import ArtifactReader
-from waterflowd.artifacts.reruns import KeptArtifacts
 from waterflowd.artifacts.server import ArtifactServer
-from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.compiler.process import CompilerProcess
 from waterflowd.dispatch import keys, lowering
 from waterflowd.dispatch.link import Dispatch
@@ -95,7 +88,7 @@ from waterflowd.secrets.age import AgeFiles, EncryptedFiles
 from waterflowd.secrets.local_sources import LocalSources
 from waterflowd.secrets.secret_reader import SecretReader
 from waterflowd.secrets.sources import RunRevision, Sources
-from waterflowd.store import layout, opening
+from waterflowd.store import opening
 from waterflowd.store.check import Findings
 from waterflowd.time_slices import TimeSlices
 from waterflowd.web.files import WebFiles
@@ -266,21 +259,12 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
     admission = OutputAdmission(state.quotas, engine.outputs, clock, driver.keep_counters)
     outputs = OutputCollector(engine.attempts, admission, engine.outputs, link, feed)
     files = FileServer(engine.attempts, contents, link)
-    artifact_store = (
-        ArtifactStore(data_dir / layout.ARTIFACT_DIRECTORY, config.artifacts.limits) if compose is _log_engine else None
-    )
-    bucket = artifact_bucket.connect(config, artifact_store) if artifact_store is not None else None
-    kept = KeptArtifacts(artifact_store, engine.history) if artifact_store is not None else None
     # Repositories are watched later; no step asks before.
     origins = CacheOrigins(engine.history, lambda name: reconciler.default_ref(name), repositories.url)
-    cache_store = CacheStore(artifact_store, config.caches.limits) if artifact_store is not None else None
-    caches = (
-        CacheRequests(artifact_store, cache_store, origins, clock)
-        if artifact_store is not None and cache_store is not None
-        else None
-    )
-    artifacts = ArtifactServer(
-        engine.attempts, link, clock, artifact_store, kept, caches, origins, bucket and bucket.storage
+    artifacts = (
+        artifact_parts.with_store(config, engine, link, clock, origins, lambda run: log.run(run) is not None)
+        if compose is _log_engine
+        else artifact_parts.without_store(engine, link, clock, origins)
     )
     agents = AgentHandler(
         engine.attempts,
@@ -290,7 +274,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         clock,
         outputs=outputs,
         files=files,
-        artifacts=artifacts,
+        artifacts=artifacts.server,
         lost_after_ms=config.agents.lost_after_ms,
     )
     engine.connect(agents)
@@ -359,18 +343,6 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
     )
     if notices is not None:
         appliers.append(Applier(keys=("notify", "notices", "smtp"), apply=notices.configure))
-    cleaner = (
-        ArtifactCleaner(
-            artifact_store,
-            artifacts,
-            clock,
-            lambda run: log.run(run) is not None,
-            cache_store,
-            bucket and bucket.cleaner,
-        )
-        if artifact_store is not None and cache_store is not None
-        else None
-    )
     services = Services(
         history=engine.history,
         generation=log.generation,
@@ -388,18 +360,10 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         access=access,
         audit_admin=audit_export,
         retention=LogRetentionAdmin(pruner, log, time_slices) if compose is _log_engine else None,
-        artifacts=(
-            ArtifactReader(artifact_store, artifacts, kept, clock)
-            if artifact_store is not None and kept is not None
-            else None
-        ),
-        caches=CacheAdmin(cache_store, artifacts) if cache_store is not None else None,
-        artifact_deleter=(
-            ArtifactDeleter(artifact_store, artifacts, kept, cleaner, clock)
-            if artifact_store is not None and kept is not None and cleaner is not None
-            else None
-        ),
-        artifact_usage=artifact_store.usage if artifact_store is not None else None,
+        artifacts=artifacts.reader,
+        caches=artifacts.caches,
+        artifact_deleter=artifacts.deleter,
+        artifact_usage=artifacts.usage,
         webhooks=SignedWebhookService(loop_ports, reconciler.loops, secrets.local.get),
         clock=clock,
         time_slices=time_slices,
@@ -413,7 +377,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
             server_keys.described(),
             engine.run_figures,
             notices.service if notices is not None else None,
-            (artifact_store, artifacts.metrics) if artifact_store is not None else None,
+            artifacts.figures,
         ),
         version=waterflowd.__version__,
         started_at=clock.now(),
@@ -430,11 +394,9 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         temporal_ui=config.temporal.ui,
         is_busy=lambda: driver.is_busy,
     )
-    own_tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
-    if cleaner is not None:
-        own_tasks = {"retention": pruner.run, "artifacts": cleaner.run}
-        if bucket is not None:
-            own_tasks["bucket"] = bucket.prepare
+    own_tasks = dict(artifacts.tasks)
+    if compose is _log_engine:
+        own_tasks["retention"] = pruner.run
     api = Api(services)
     dispatch.on_rejection = services.audit.agent_rejected
     agents.on_session = services.audit.agent_session
@@ -450,7 +412,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
         agents=agents,
         outputs=outputs,
         files=files,
-        artifacts=artifacts,
+        artifacts=artifacts.server,
         contents=contents,
         enrollment=enrollment,
         dispatch=dispatch,

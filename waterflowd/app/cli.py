@@ -112,7 +112,8 @@ def check_config(file: str | None, connect: bool) -> None:
     the exit code is 1 when the cluster or the bucket for artifacts lacks something.
     """
     from waterflow_agent.errors import WaterflowError
-    from waterflowd.app import artifact_bucket, bootstrap, cluster_check, workflow_check
+    from waterflowd.app import bootstrap, cluster_check, workflow_check
+    from waterflowd.app.artifacts import bucket
     from waterflowd.app.config import grant_lints
 
     config = _load(file)
@@ -120,7 +121,7 @@ def check_config(file: str | None, connect: bool) -> None:
         if connect:
             is_ready, lines = True, []
             if config.artifacts.storage:
-                is_ready, line = artifact_bucket.check_bucket(config)
+                is_ready, line = bucket.check_bucket(config)
                 lines.append(line)
             if config.temporal.address or not config.artifacts.storage:
                 has_all, more = cluster_check.check_cluster(config)
@@ -128,7 +129,7 @@ def check_config(file: str | None, connect: bool) -> None:
             click.echo("\n".join(map(escape_for_display, lines)))
             if not is_ready:
                 sys.exit(1)
-        artifact_bucket.open_bucket(config)
+        bucket.open_bucket(config)
         bootstrap.check_access(config)
         bootstrap.check_audit(config)
         bootstrap.check_secrets(config)

@@ -13,7 +13,7 @@ from tests.integration.agent.test_artifacts import Site
 from tests.s3_service import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, S3Service
 from tests.unit.artifacts.harness import LIMITS
 from waterflow_agent.wire import messages
-from waterflowd.app.artifact_bucket import blocks_in
+from waterflowd.app.artifacts.bucket import blocks_in
 from waterflowd.artifacts.blocks import scope_of
 from waterflowd.artifacts.bucket import checking
 from waterflowd.artifacts.bucket.cleaning import BucketCleaner

@@ -22,7 +22,7 @@ from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.nodes.artifacts import bucket as bucket_client
 from waterflow_agent.nodes.node import NodeFailure
 from waterflow_agent.wire import messages
-from waterflowd.app.artifact_bucket import blocks_in
+from waterflowd.app.artifacts.bucket import blocks_in
 from waterflowd.artifacts import files as artifact_files
 from waterflowd.artifacts import server as server_module
 from waterflowd.artifacts.bucket import checking

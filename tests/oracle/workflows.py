@@ -1,8 +1,8 @@
 """Generates workflows whose scripts use expressions in every position, with values of every kind.
 
-Each script is written with `${{ }}`, and twice as docs/workflows.md says that it may run: with a quoted variable for each
-expression that is no constant of the file, and with one for every expression. They only differ from the first where the text
-of a value would be code, or a part of the shell's syntax.
+Each script exists three times: with `${{ }}`, and in the two forms in which it may run here (docs/workflows.md). In one form,
+each expression is a quoted variable; in the other, constants of the file are pasted as text. The results of the three differ
+only where the text of a value would be code, or a part of the shell's syntax.
 """
 
 from __future__ import annotations

@@ -48,7 +48,10 @@ class ArtifactDeleter:
         self._clock = clock
 
     async def delete(self, run: RunId, name: str, by: str) -> ArtifactRecord:
-        """Returns what is left. Raises `Rejected` WF334 (404) if there is no such artifact, WF338 (409) during a backup."""
+        """Returns the record, which says who deleted the artifact.
+
+        Raises `Rejected` WF334 (404) if there is no such artifact, WF338 (409) during a backup.
+        """
         await self._kept.keep(run, self._server.write)
         now, before = self._clock.now(), time.time() - _TICK_S
         removal = Removal(at=now, reason="deleted", by=by)

@@ -22,6 +22,7 @@ import msgspec
 
 from waterflow_agent.artifacts import content
 from waterflow_agent.artifacts.content import BlockTable
+from waterflow_agent.caches import matching
 from waterflow_agent.errors import Rejected
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import ArtifactPart, CacheOrigin, CacheRow
@@ -69,6 +70,8 @@ class ServerEntries:
         self._free_bytes = free_bytes or _free_bytes
         #: By scope and name; read at the first use.
         self._entries: dict[str, dict[str, _Known]] | None = None
+        #: Bytes of all entries, and their number.
+        self._bytes = self._count = 0
         #: Bytes of entries that are being made.
         self._making: dict[str, int] = {}
         #: Of the entry that was read last: its digest, and its table.
@@ -137,28 +140,23 @@ class ServerEntries:
         folder.rename(target)
         self._making.pop(maker, None)
         known = _Known(entry, now, target)
-        self._of(origin.scope)[target.name] = known
+        self._add(origin.scope, known)
         self._use(known, now)
         self._make_room(known)
         return True
 
     def find(self, origin: CacheOrigin, action: messages.FindCache, now: int) -> CacheRow | None:
-        """The entry that fits best, which counts as used; see `waterflowd.artifacts.caches.store`."""
+        """The entry that fits best, which counts as used."""
         for ref in origin.refs:
-            fitting = [
+            readable = [
                 known
-                for known in reversed(self._of(origin.scope).values())
+                for known in self._of(origin.scope).values()
                 if (known.entry.ref, known.entry.version) == (ref, action.version)
                 and now - known.used_at < self._keep_ms
             ]
-            fitting.sort(key=lambda known: known.entry.created_at, reverse=True)
-            for key in action.keys:
-                # The sort is stable: the newest first, and an entry with exactly this key before all others.
-                named = [known for known in fitting if known.entry.row.key.startswith(key)]
-                named.sort(key=lambda known: known.entry.row.key != key)
-                if named:
-                    self._use(named[0], now)
-                    return named[0].entry.row
+            for known in matching.best_first(readable, action.keys, _key_of, _saved_at):
+                self._use(known, now)
+                return known.entry.row
         return None
 
     def read(self, origin: CacheOrigin, action: messages.ReadCacheBlock) -> bytes:
@@ -214,8 +212,13 @@ class ServerEntries:
             for found, folder in _folders(self._root):
                 known = _load(folder)
                 if known is not None:
-                    self._entries.setdefault(found, {})[folder.name] = known
+                    self._add(found, known)
         return self._entries.setdefault(scope, {})
+
+    def _add(self, scope: str, known: _Known) -> None:
+        self._of(scope)[known.folder.name] = known
+        self._bytes += known.size
+        self._count += 1
 
     def _all(self) -> Iterator[_Known]:
         self._of("")
@@ -228,18 +231,27 @@ class ServerEntries:
             os.utime(known.folder / _RECORD, ns=(now * 1_000_000, now * 1_000_000))
 
     def _make_room(self, kept: _Known | None = None) -> None:
-        while True:
-            entries = [known for known in self._all() if known is not kept]
-            size = sum(known.size for known in entries) + sum(self._making.values()) + (kept.size if kept else 0)
-            if not entries or (size <= self._bytes_max and len(entries) < ENTRIES_MAX):
+        while self._bytes + sum(self._making.values()) > self._bytes_max or self._count > ENTRIES_MAX:
+            others = [known for known in self._all() if known is not kept]
+            if not others:
                 return
-            self._drop(min(entries, key=lambda known: known.used_at), "the caches have reached server-caches-mb")
+            self._drop(min(others, key=lambda known: known.used_at), "the caches have reached server-caches-mb")
 
     def _drop(self, known: _Known, reason: str) -> None:
-        self._of(known.folder.parent.name).pop(known.folder.name, None)
+        if self._of(known.folder.parent.name).pop(known.folder.name, None) is not None:
+            self._bytes -= known.size
+            self._count -= 1
         shutil.rmtree(known.folder, ignore_errors=True)
         row = known.entry.row
         logger.info("cache %s of %s removed: %s (%d bytes)", row.key, known.entry.ref, reason, row.size)
+
+
+def _key_of(known: _Known) -> str:
+    return known.entry.row.key
+
+
+def _saved_at(known: _Known) -> int:
+    return known.entry.created_at
 
 
 def _name(ref: str, version: bytes, key: str) -> str:

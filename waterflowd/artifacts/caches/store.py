@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import msgspec
 
 from waterflow_agent.artifacts import content
+from waterflow_agent.caches.matching import best_first
 from waterflow_agent.errors import Rejected, WaterflowError
 from waterflow_agent.wire import messages
 from waterflowd.artifacts.caches.origins import RunOrigin
@@ -180,14 +181,9 @@ class CacheStore:
         """The entries that fit, the best first."""
         entries = self._entries(origin.scope)
         for ref in origin.refs:
-            # Of two that were saved in the same millisecond, the later one comes first.
-            found = reversed(entries.values())
             wanted = (origin.source, ref, action.version)
-            readable = [e for e in found if (e.record.source, e.record.ref, e.record.version) == wanted]
-            readable.sort(key=lambda entry: entry.record.created_at, reverse=True)
-            for key in action.keys:
-                yield from [entry for entry in readable if entry.record.key == key]
-                yield from [entry for entry in readable if entry.record.key.startswith(key) and entry.record.key != key]
+            readable = [e for e in entries.values() if (e.record.source, e.record.ref, e.record.version) == wanted]
+            yield from best_first(readable, action.keys, _key_of, _saved_at)
 
     def _is_complete(self, record: CacheRecord) -> bool:
         blocks = self._artifacts.blocks
@@ -242,6 +238,14 @@ class CacheStore:
 
 _OF_REPOSITORY = "caches.repository-max-bytes"
 _SHARE = "nine tenths of artifacts.max-bytes"
+
+
+def _key_of(entry: CacheEntry) -> str:
+    return entry.record.key
+
+
+def _saved_at(entry: CacheEntry) -> int:
+    return entry.record.created_at
 
 
 def _size(entries: dict[str, CacheEntry]) -> int:

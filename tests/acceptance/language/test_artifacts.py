@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -15,12 +14,10 @@ import pytest
 
 from tests import living
 from tests.acceptance.cluster import Cluster, jobs_of
+from tests.acceptance.language import shipment
 from tests.patience import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.log_engine("artifacts are not available on Temporal")]
-
-#: A few hundred blocks, so that there is time to kill something while they are sent.
-LARGE_BYTES = 48 << 20
 
 
 @pytest.fixture
@@ -28,53 +25,13 @@ def two_groups(empty_cluster: Cluster) -> Cluster:
     """A daemon and an agent in each of two groups."""
     cluster = empty_cluster
     cluster.write_config()
-    cluster.start_daemon()
-    for name, group in (("build-1", "build"), ("web-1", "web")):
-        cluster.add_agent(name, group)
-    wait_until(lambda: cluster.connected() == {"build-1", "web-1"}, "the agents to connect")
+    shipment.start(cluster)
     return cluster
-
-
-def _large(folder: Path, seed: int = 1) -> str:
-    """Creates the files that are built, and returns the digest of all of them."""
-    dice = random.Random(seed)
-    folder.mkdir(parents=True)
-    (folder / "image").write_bytes(dice.randbytes(LARGE_BYTES))
-    for number in range(500):
-        (folder / f"small-{number:03}").write_bytes(dice.randbytes(300))
-    return _digest(folder)
-
-
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _ended(cluster: Cluster, workflow: str) -> tuple[str, dict[str, Any]]:
     run = cluster.start(workflow)
     return run, cluster.wait_for(run)
-
-
-def _workflow(source: Path, target: Path) -> str:
-    return f"""name: ship
-jobs:
-  build:
-    runs-on: build
-    steps:
-      - run: cp -r {source} dist
-      - uses: actions/upload-artifact@v4
-        with: {{name: shop, path: dist/}}
-  deploy:
-    needs: build
-    runs-on: web
-    steps:
-      - uses: actions/download-artifact@v4
-        with: {{name: shop, path: release}}
-      - run: rm -rf {target} && cp -r release {target}
-"""
 
 
 def test_files_are_built_on_one_server_and_deployed_on_another(two_groups: Cluster, tmp_path: Path) -> None:
@@ -120,11 +77,11 @@ def test_files_are_built_on_one_server_and_deployed_on_another(two_groups: Clust
 def test_a_deleted_artifact_frees_its_space_and_leaves_a_trace(two_groups: Cluster, tmp_path: Path) -> None:
     """The list, the screen of the run, the audit trail and the metrics say so; what it took of the disk is free."""
     cluster = two_groups
-    _large(tmp_path / "source")
-    run, found = _ended(cluster, _workflow(tmp_path / "source", tmp_path / "target"))
+    shipment.make_files(tmp_path / "source")
+    run, found = _ended(cluster, shipment.workflow(tmp_path / "source", tmp_path / "target"))
     assert found["conclusion"] == "success"
     blocks = cluster.folder / "daemon/artifacts/blocks"
-    assert sum(path.stat().st_size for path in blocks.rglob("*")) > LARGE_BYTES
+    assert sum(path.stat().st_size for path in blocks.rglob("*")) > shipment.LARGE_BYTES
     metrics = cluster.api("GET", "/metrics").text
     assert 'waterflow_artifact_transferred_bytes_total{direction="received"}' in metrics
 
@@ -150,7 +107,7 @@ def test_a_deleted_artifact_frees_its_space_and_leaves_a_trace(two_groups: Clust
 
 
 def _amount() -> str:
-    return f"{(LARGE_BYTES + 500 * 300) / (1 << 20):.1f} MiB"
+    return f"{(shipment.LARGE_BYTES + 500 * 300) / (1 << 20):.1f} MiB"
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -159,47 +116,38 @@ def test_a_transfer_survives_kills_of_the_daemon_and_of_both_agents(
 ) -> None:
     """Each is killed twice while the files are sent or fetched; they arrive as they were, and each step ran once."""
     cluster, dice = two_groups, random.Random(seed)
-    expected = _large(tmp_path / "source", seed)
+    expected = shipment.make_files(tmp_path / "source", seed)
     blocks = cluster.folder / "daemon/artifacts/blocks"
-    run = cluster.start(_workflow(tmp_path / "source", tmp_path / "target"))
+    run = cluster.start(shipment.workflow(tmp_path / "source", tmp_path / "target"))
     for _ in range(2):
         stored = sum(1 for _ in blocks.rglob("*"))
-        wait_until(
-            lambda stored=stored: (
-                sum(1 for _ in blocks.rglob("*")) > stored + dice.randrange(30)  # type: ignore[misc]
-                or cluster.run(run)["status"] == "completed"
-            ),
-            "more blocks to be stored",
+        more = stored + dice.randrange(30)
+        shipment.kill_when(
+            cluster,
+            run,
+            "build-1",
+            lambda more=more: sum(1 for _ in blocks.rglob("*")) > more,  # type: ignore[misc]
         )
-        cluster.kill_daemon()
-        cluster.kill_agent("build-1")
-        cluster.start_daemon()
-        cluster.start_agent("build-1")
     work = cluster.agent_dir("web-1") / "work"
     for _ in range(2):
-        wait_until(
-            lambda: living.found(work, "**/.artifacts-*") or cluster.run(run)["status"] == "completed",
-            "the download to begin",
-        )
-        cluster.kill_agent("web-1")
-        cluster.kill_daemon()
-        cluster.start_daemon()
-        cluster.start_agent("web-1")
+        shipment.kill_when(cluster, run, "web-1", lambda: bool(living.found(work, "**/.artifacts-*")))
 
     found = cluster.wait_for(run)
 
     assert found["conclusion"] == "success", (found["reason"], cluster.lines(run))
-    assert _digest(tmp_path / "target") == expected
+    assert shipment.digest(tmp_path / "target") == expected
     assert [len(step["attempts"]) for job in jobs_of(found).values() for step in job["steps"]] == [1, 1, 1, 1]
 
 
 def test_a_re_run_keeps_the_artifacts_of_the_jobs_that_it_reuses(two_groups: Cluster, tmp_path: Path) -> None:
     """Only the deployment runs again, and finds the files; a whole re-run builds them again."""
     cluster = two_groups
-    _large(tmp_path / "source")
+    shipment.make_files(tmp_path / "source")
     (tmp_path / "blocked").mkdir()
     target = tmp_path / "blocked/inner"
-    text = _workflow(tmp_path / "source", target).replace(f"rm -rf {target} && ", f"test -e {tmp_path}/ready && ")
+    text = shipment.workflow(tmp_path / "source", target).replace(
+        f"rm -rf {target} && ", f"test -e {tmp_path}/ready && "
+    )
     run, found = _ended(cluster, text)
     assert found["conclusion"] == "failure"
     (tmp_path / "ready").touch()
@@ -208,7 +156,7 @@ def test_a_re_run_keeps_the_artifacts_of_the_jobs_that_it_reuses(two_groups: Clu
     found = cluster.wait_for(again["id"])
 
     assert found["conclusion"] == "success", cluster.lines(again["id"])
-    assert _digest(target) == _digest(tmp_path / "source")
+    assert shipment.digest(target) == shipment.digest(tmp_path / "source")
     (kept,) = cluster.api("GET", f"/v1/runs/{again['id']}/artifacts").json()["artifacts"]
     assert (kept["name"], kept["job"], kept["kept_from"]) == ("shop", "build", run)
 
@@ -216,8 +164,8 @@ def test_a_re_run_keeps_the_artifacts_of_the_jobs_that_it_reuses(two_groups: Clu
 def test_a_backup_contains_the_artifacts_and_a_check_reads_them(two_groups: Cluster, tmp_path: Path) -> None:
     """A restored daemon has them; a flipped byte is found by `fsck`, which names the artifact."""
     cluster = two_groups
-    _large(tmp_path / "source")
-    run, found = _ended(cluster, _workflow(tmp_path / "source", tmp_path / "target"))
+    shipment.make_files(tmp_path / "source")
+    run, found = _ended(cluster, shipment.workflow(tmp_path / "source", tmp_path / "target"))
     assert found["conclusion"] == "success"
 
     backup = cluster.waterflowd("backup", str(tmp_path / "backup"))
@@ -232,7 +180,7 @@ def test_a_backup_contains_the_artifacts_and_a_check_reads_them(two_groups: Clus
     cluster.start_daemon()
     loaded = cluster.ctl("artifacts", "download", run, "shop", "--output", str(tmp_path / "out"))
     assert loaded.returncode == 0, loaded.stderr
-    assert _digest(tmp_path / "out") == _digest(tmp_path / "source")
+    assert shipment.digest(tmp_path / "out") == shipment.digest(tmp_path / "source")
     cluster.stop_daemon()
     block = max((cluster.folder / "daemon/artifacts/blocks").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(block.read_bytes())
@@ -251,9 +199,9 @@ def test_a_quota_fails_the_step_and_nothing_else(two_groups: Cluster, tmp_path: 
     assert cluster.stop_daemon() == 0
     cluster.start_daemon()
     wait_until(lambda: cluster.connected() == {"build-1", "web-1"}, "the agents to connect")
-    _large(tmp_path / "source")
+    shipment.make_files(tmp_path / "source")
 
-    run, found = _ended(cluster, _workflow(tmp_path / "source", tmp_path / "target"))
+    run, found = _ended(cluster, shipment.workflow(tmp_path / "source", tmp_path / "target"))
 
     assert found["conclusion"] == "failure"
     step = jobs_of(found)["build"]["steps"][1]
@@ -266,8 +214,8 @@ def test_a_quota_fails_the_step_and_nothing_else(two_groups: Cluster, tmp_path: 
 def test_a_download_continues_after_a_restart_of_the_daemon(two_groups: Cluster, tmp_path: Path) -> None:
     """`waterflowctl artifacts download` requests the rest."""
     cluster = two_groups
-    _large(tmp_path / "source")
-    run, found = _ended(cluster, _workflow(tmp_path / "source", tmp_path / "target"))
+    shipment.make_files(tmp_path / "source")
+    run, found = _ended(cluster, shipment.workflow(tmp_path / "source", tmp_path / "target"))
     assert found["conclusion"] == "success"
     results: list[int] = []
 
@@ -283,4 +231,4 @@ def test_a_download_continues_after_a_restart_of_the_daemon(two_groups: Cluster,
     thread.join()
 
     assert results == [0]
-    assert _digest(tmp_path / "out") == _digest(tmp_path / "source")
+    assert shipment.digest(tmp_path / "out") == shipment.digest(tmp_path / "source")

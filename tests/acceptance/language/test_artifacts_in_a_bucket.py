@@ -10,8 +10,7 @@ import pytest
 
 from tests import living, s3_service
 from tests.acceptance.cluster import Cluster, jobs_of
-from tests.acceptance.language.test_artifacts import _digest, _large, _workflow
-from tests.patience import wait_until
+from tests.acceptance.language import shipment
 from tests.s3_service import S3Service
 
 pytestmark = [pytest.mark.slow, pytest.mark.log_engine("artifacts are not available on Temporal")]
@@ -41,57 +40,38 @@ secret-access-key-file = "{secret}"
     return empty_cluster
 
 
-def start(cluster: Cluster) -> None:
-    """Starts a daemon, and an agent in each of two groups."""
-    cluster.start_daemon()
-    for name, group in (("build-1", "build"), ("web-1", "web")):
-        cluster.add_agent(name, group)
-    wait_until(lambda: cluster.connected() == {"build-1", "web-1"}, "the agents to connect")
-
-
 def test_a_transfer_through_the_bucket_survives_kills_of_the_daemon_and_of_both_agents(
     cluster: Cluster, service: S3Service, tmp_path: Path
 ) -> None:
     """The files arrive as they were, each step ran once, no content went to the daemon, and nothing secret is in a log."""
-    expected, dice = _large(tmp_path / "source"), random.Random(1)
+    expected, dice = shipment.make_files(tmp_path / "source"), random.Random(1)
     checked = cluster.waterflowd("check-config", "--connect")
     assert checked.returncode == 0, checked.stderr
     assert f"connected to s3://{s3_service.BUCKET}/ship at {service.endpoint}" in checked.stdout
-    start(cluster)
-    run = cluster.start(_workflow(tmp_path / "source", tmp_path / "target"))
+    shipment.start(cluster)
+    run = cluster.start(shipment.workflow(tmp_path / "source", tmp_path / "target"))
     for _ in range(2):
         stored = len(service.of_agents("PUT"))
-        wait_until(
-            lambda stored=stored: (
-                len(service.of_agents("PUT")) > stored + dice.randrange(30)  # type: ignore[misc]
-                or cluster.run(run)["status"] == "completed"
-            ),
-            "more blocks to be stored",
+        more = stored + dice.randrange(30)
+        shipment.kill_when(
+            cluster,
+            run,
+            "build-1",
+            lambda more=more: len(service.of_agents("PUT")) > more,  # type: ignore[misc]
         )
-        cluster.kill_daemon()
-        cluster.kill_agent("build-1")
-        cluster.start_daemon()
-        cluster.start_agent("build-1")
     work = cluster.agent_dir("web-1") / "work"
-    wait_until(
-        lambda: living.found(work, "**/.artifacts-*") or cluster.run(run)["status"] == "completed",
-        "the download to begin",
-    )
-    cluster.kill_agent("web-1")
-    cluster.kill_daemon()
-    cluster.start_daemon()
-    cluster.start_agent("web-1")
+    shipment.kill_when(cluster, run, "web-1", lambda: bool(living.found(work, "**/.artifacts-*")))
 
     found = cluster.wait_for(run)
 
     assert found["conclusion"] == "success", (found["reason"], cluster.lines(run))
-    assert _digest(tmp_path / "target") == expected
+    assert shipment.digest(tmp_path / "target") == expected
     assert [len(step["attempts"]) for job in jobs_of(found).values() for step in job["steps"]] == [1, 1, 1, 1]
     local = [path for path in (cluster.folder / "daemon/artifacts/blocks").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in local) < 100_000
     loaded = cluster.ctl("artifacts", "download", run, "shop", "--output", str(tmp_path / "out"))
     assert loaded.returncode == 0, loaded.stderr
-    assert _digest(tmp_path / "out") == expected
+    assert shipment.digest(tmp_path / "out") == expected
     logs = "".join(path.read_text("utf-8", "replace") for path in cluster.folder.glob("*.log"))
     logs += "\n".join(cluster.lines(run))
     assert "X-Amz-Signature" not in logs
@@ -117,14 +97,14 @@ def _check_backup(cluster: Cluster, tmp_path: Path) -> None:
 
 def test_wrong_keys_are_named_and_stop_only_artifacts(cluster: Cluster, service: S3Service, tmp_path: Path) -> None:
     """The daemon runs, the step fails with the reason, and works once the key is right."""
-    _large(tmp_path / "source")
+    shipment.make_files(tmp_path / "source")
     secret = tmp_path / "artifacts.key"
     secret.write_text("wrong\n")
     checked = cluster.waterflowd("check-config", "--connect")
     assert checked.returncode == 1
     assert "access denied (SignatureDoesNotMatch); check artifacts.access-key-id" in checked.stdout
-    start(cluster)
-    workflow = _workflow(tmp_path / "source", tmp_path / "target")
+    shipment.start(cluster)
+    workflow = shipment.workflow(tmp_path / "source", tmp_path / "target")
 
     run = cluster.start(workflow)
     assert cluster.wait_for(run)["conclusion"] == "failure"

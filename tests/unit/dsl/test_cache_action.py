@@ -89,7 +89,7 @@ def test_a_condition_saves_at_the_end_of_its_branch() -> None:
     [
         ("{path: a}", 'cache/restore requires the parameter "key"', "add it under with"),
         ('{path: a, key: "a,b"}', "key: expected text without a comma", ""),
-        ("{path: a, key: k, scope: job}", "scope: invalid enum value", ""),
+        ("{path: a, key: k, scope: job}", "scope: expected one of shared, server, found", ""),
         ("{path: a, key: k, save-always: true}", 'cache/restore has no parameter "save-always"', "if: always()"),
     ],
 )

@@ -17,6 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
 from waterflow_agent.nodes import schema as node_schema
+from waterflow_agent.nodes.schema.records import BOOLEAN_TEXTS
 from waterflowd.dsl import models
 from waterflowd.dsl.models.field_types import EXPRESSION_PATTERN, TEXT_SCHEMA, JsonSchema, matching, or_null
 
@@ -191,8 +192,10 @@ def _with_expressions(found: JsonSchema) -> JsonSchema:
     alternatives = [option for option in found.get("anyOf", [found]) if option.get("type") != "null"]
     if any(not {"type", "enum"} & set(option) for option in alternatives):
         return _ANYTHING
-    names = [f"`{name}`" for option in alternatives for name in option.get("enum", ())]
     types = list(dict.fromkeys(option["type"] for option in alternatives if "enum" not in option))
+    # They say nothing beside the boolean that they mean.
+    meant = BOOLEAN_TEXTS if "boolean" in types else ()
+    names = [f"`{name}`" for option in alternatives for name in option.get("enum", ()) if name not in meant]
     takes = [*([f"one of {', '.join(names)}"] if names else []), *(_TYPE_NAMES[name] for name in types)]
     composed = [
         _composed(option) for option in alternatives if "enum" in option or option["type"] in ("array", "object")

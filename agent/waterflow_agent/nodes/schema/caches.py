@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from waterflow_agent.nodes.schema.records import NonEmpty, Parameters, about
+from waterflow_agent.nodes.schema.records import BooleanText, NonEmpty, Parameters, about
 
 CacheKey = Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern="^[^,]*$")]
 _PATH = (
@@ -52,11 +52,11 @@ class CacheRestore(Parameters, frozen=True, kw_only=True):
         ),
     ] = "shared"
     fail_on_cache_miss: Annotated[
-        bool | Literal["true", "false", ""],
+        bool | BooleanText,
         about("Whether the step fails if no entry fits.", "key: npm\npath: ~/.npm\nfail-on-cache-miss: true"),
     ] = False
     lookup_only: Annotated[
-        bool | Literal["true", "false", ""],
+        bool | BooleanText,
         about("Looks for an entry, and restores nothing.", "key: npm\npath: ~/.npm\nlookup-only: true"),
     ] = False
     upload_chunk_size: Annotated[int | str, _UPLOAD_CHUNK_SIZE] = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -23,6 +23,11 @@ class RunsIn(Enum):
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """Base of the parameter records: keys with hyphens, unknown ones refused."""
+
+
+#: Text that means a boolean, in files from GitHub: inputs of actions are text there.
+BooleanText = Literal["true", "false", ""]
+BOOLEAN_TEXTS = ("true", "false", "")
 
 
 def about(

@@ -8,6 +8,7 @@ number is taken as it is written.
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Mapping
 
 import msgspec
@@ -19,7 +20,7 @@ from waterflowd.dsl import models
 from waterflowd.dsl.reading.tree import Document, Path, plain
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.report import DiagnosticReport
-from waterflowd.dsl.reporting.values import as_text, has_expression
+from waterflowd.dsl.reporting.values import as_text, describe, has_expression
 from waterflowd.expr.errors import UNSAFE_EXPRESSION
 from waterflowd.model import durations
 from waterflowd.model.plan import Json
@@ -105,7 +106,11 @@ class NodeChecker:
             if not expr.is_static(written):
                 # A path into the static part is not a path in the file.
                 reason = reason.partition(" - at ")[0]
-            self._add(path, codes.WRONG_PARAMETER, f"{name}: {reason[0].lower()}{reason[1:]}")
+            choices = _choices(expected_type)
+            if isinstance(written, str) and choices:
+                reason = f"expected one of {', '.join(choices)}, found {describe(value)}"
+            hint = did_you_mean(written, choices) if isinstance(written, str) else ""
+            self._add(path, codes.WRONG_PARAMETER, f"{name}: {reason[0].lower()}{reason[1:]}", hint)
         return written
 
     def _unknown_parameter(self, path: Path, node: node_schema.NodeSchema, name: str, known: list[str]) -> None:
@@ -151,6 +156,19 @@ def _static_part(value: Json) -> Json:
         case list():
             return [_static_part(item) for item in value if not has_expression(item)]
     return value
+
+
+def _choices(expected_type: object) -> list[str]:
+    """The words that a parameter takes; empty if it takes other text too, or none."""
+    return [word for word in _literals(expected_type) if word]
+
+
+def _literals(expected_type: object) -> list[str]:
+    if typing.get_origin(expected_type) is typing.Literal:
+        return [word for word in typing.get_args(expected_type) if isinstance(word, str)]
+    if typing.get_origin(expected_type) is list:
+        return []
+    return [word for part in typing.get_args(expected_type) for word in _literals(part)]
 
 
 def _fits(value: Json, expected_type: object) -> bool:

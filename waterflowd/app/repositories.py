@@ -23,7 +23,7 @@ from waterflowd.gitsource.checkouts.revision_files import RevisionFileReader
 from waterflowd.gitsource.checkouts.revision_reader import GitRevisionReader
 from waterflowd.gitsource.history.reader import CompleteRepository, HistoryReaders
 from waterflowd.gitsource.refused import RefusedSource
-from waterflowd.gitsource.repository_opener import RepositoryOpener, packs_directory
+from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.reconcile.added import AddedFact
 from waterflowd.reconcile.catalog import RepositoryCatalog
 from waterflowd.reconcile.loop import Reconciler
@@ -47,7 +47,7 @@ class Repositories:
         self._opener = RepositoryOpener(directory, os.environ)
         # Tokens in the environment belong to names in the configuration, and not to anyone who adds a similar name.
         self._opener_of_added = RepositoryOpener(directory, {})
-        self._histories = HistoryReaders(packs_directory(directory), self._open_complete)
+        self._histories = HistoryReaders(directory, self._open_complete)
 
     @property
     def limits(self) -> AddedRepositoryLimits:

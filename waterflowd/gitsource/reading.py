@@ -87,11 +87,16 @@ def file(directory: str, commit_id: str, path: str) -> bytes | None:
 
 def commit(store: ObjectStore, object_id: str) -> Commit:
     """The commit with this id, or the one that a tag with this id leads to."""
+    return commit_object(store, object_id)[0]
+
+
+def commit_object(store: ObjectStore, object_id: str) -> tuple[Commit, bytes]:
+    """As `commit`, with the content of the commit's object."""
     for _ in range(_TAG_DEPTH_MAX):
         try:
             kind, content = store.read(object_id, _COMMIT_BYTES_MAX)
             if kind == objects.COMMIT:
-                return commits.parse_commit(object_id, content)
+                return commits.parse_commit(object_id, content), content
             if kind != objects.TAG:
                 break
             object_id = commits.tagged(content)

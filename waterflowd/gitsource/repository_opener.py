@@ -9,7 +9,7 @@ from pathlib import Path
 
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.gitsource import digests, git_layout, reading, urls
-from waterflowd.gitsource.history.reader import CompleteRepository
+from waterflowd.gitsource.history.reader import CompleteRepository, pack_directories
 from waterflowd.gitsource.local import LocalSource
 from waterflowd.gitsource.remote import address_policy
 from waterflowd.gitsource.remote.fetcher import Fetcher
@@ -75,7 +75,8 @@ class RepositoryOpener:
     async def remove(self, settings: RepositorySettings) -> None:
         """Removes what was fetched of a repository that is no longer watched, and its packs. Idempotent."""
         url = check(settings)
-        await asyncio.to_thread(shutil.rmtree, packs_directory(self._directory) / settings.name, ignore_errors=True)
+        for packs in pack_directories(self._directory, settings.name):
+            await asyncio.to_thread(shutil.rmtree, packs, ignore_errors=True)
         if not isinstance(url, Path):
             for mirror in (self._mirror(settings, url), self._complete_mirror(settings, url)):
                 await asyncio.to_thread(mirror.remove)
@@ -90,11 +91,6 @@ class RepositoryOpener:
 
     def _complete_mirror(self, settings: RepositorySettings, url: RemoteUrl) -> Mirror:
         return Mirror(self._directory / "complete" / f"{settings.name}.git", _identity(url))
-
-
-def packs_directory(directory: Path) -> Path:
-    """Where the packs of all repositories are, by name, for mirrors in `directory`."""
-    return directory / "packs"
 
 
 def check(settings: RepositorySettings) -> Path | RemoteUrl:

@@ -344,13 +344,15 @@ class CheckoutPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     patterns: tuple[str, ...] = ()
     #: The directory that gets the files; empty for the job's own.
     path: str = ""
-    #: Whether there is a `.git` with the repository's commits.
+    #: Whether there is a `.git` with all of the repository's commits.
     history: bool = False
     #: The name of another repository; may be an expression. Empty: the run's own.
     repository: str = ""
     #: A branch, tag or commit; may be an expression. Empty: the run's commit, or the default branch of another repository.
     ref: str = ""
     submodules: bool = False
+    #: Whether there is a `.git` with the one commit.
+    shallow: bool = False
 
 
 class ReportPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

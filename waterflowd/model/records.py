@@ -371,11 +371,13 @@ class CheckoutPart(msgspec.Struct, frozen=True, kw_only=True):
     patterns: tuple[str, ...] = ()
     #: The directory that gets the files; empty for the job's own.
     path: str = ""
-    #: Whether there is a `.git` with the repository's commits.
+    #: Whether there is a `.git` with all of the repository's commits.
     history: bool = False
     submodules: bool = False
     #: The full name of the branch or tag that the run is for; empty for a commit.
     head: str = ""
+    #: Whether there is a `.git` with the one commit.
+    shallow: bool = False
 
 
 class Checkout(msgspec.Struct, frozen=True, kw_only=True):

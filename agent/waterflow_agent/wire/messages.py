@@ -104,6 +104,7 @@ class TreePart(msgspec.Struct, frozen=True, array_like=True):
     history: bool
     submodules: bool
     head: str
+    shallow: bool = False
 
 
 class Tree(msgspec.Struct, frozen=True, array_like=True):

@@ -187,6 +187,28 @@ def test_a_job_with_history_has_a_repository(empty_cluster: Cluster, clone: Path
     assert (lines[:2], lines[2].startswith("v1-1-g"), lines[3:]) == (["second", "first"], True, ["version", "src"])
 
 
+def test_a_plain_checkout_step_gives_the_commit(empty_cluster: Cluster, clone: Path) -> None:
+    """Each run has its own commit and no other; a job without the step has files only."""
+    cluster = empty_cluster
+    text = (
+        "on: {push: {}}\njobs:\n"
+        "  theirs:\n    runs-on: web\n    steps:\n"
+        "      - {id: c, uses: actions/checkout@v4}\n"
+        "      - run: |\n"
+        "          git rev-parse HEAD && git log --all --format=%s && git status --porcelain --branch\n"
+        "          git diff --exit-code && git fsck --full --no-dangling && git describe --always --dirty > /dev/null\n"
+        '          test "$(git rev-parse HEAD)" = "${{ steps.c.outputs.commit }}" && cat version\n'
+        "  ours:\n    runs-on: web\n    needs: theirs\n    steps:\n"
+        "      - run: ls -A\n"
+    )
+    for count, subject in ((1, "first"), (2, "second")):
+        commit = cluster.push(clone, {"workflows/a.yml": text, "version": f"{count}\n"}, subject)
+        run = _runs(cluster, count)[0]["id"]
+        assert cluster.wait_for(run)["conclusion"] == "success", cluster.lines(run)
+        lines = cluster.lines(run, 6)
+        assert lines == [commit, subject, "## main...origin/main", str(count), "version", "workflows"]
+
+
 def test_a_job_reads_another_repository_only_with_its_permission(empty_cluster: Cluster, clone: Path) -> None:
     """The permission is in the daemon's configuration, and takes effect with a reload; on Temporal with a restart."""
     cluster = empty_cluster

@@ -11,7 +11,7 @@ from waterflow_agent.wire import messages
 from waterflowd.dispatch import lowering
 from waterflowd.gitsource.checkouts.revision_files import RevisionFileReader
 from waterflowd.gitsource.history.reader import HistoryReaders
-from waterflowd.gitsource.repository_opener import RepositoryOpener, packs_directory
+from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.model.records import Checkout
 from waterflowd.reconcile.settings import RepositorySettings
 
@@ -19,7 +19,7 @@ from waterflowd.reconcile.settings import RepositorySettings
 def file_reader(*settings: RepositorySettings, mirrors: Path) -> RevisionFileReader:
     """Reads these repositories; remotes through mirrors in a directory."""
     opener = RepositoryOpener(mirrors, {})
-    histories = HistoryReaders(packs_directory(mirrors), opener.open_complete)
+    histories = HistoryReaders(mirrors, opener.open_complete)
     return RevisionFileReader({one.name: one for one in settings}, opener, histories)
 
 

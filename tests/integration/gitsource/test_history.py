@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -31,40 +30,9 @@ def checkout(revision: str, head: str = "refs/heads/main", path: str = "", *, hi
     return Checkout(repository="ops", revision=revision, parts=(part,))
 
 
-@pytest.fixture
-def git(tmp_path: Path) -> Git:
-    """A repository with two commits, a branch and two tags."""
-    (tmp_path / "ops").mkdir()
-    git = Git(tmp_path / "ops")
-    git("init", "--quiet", "--initial-branch=main")
-    git.write("app/version", "1\n")
-    git.write("tool", "#!/bin/sh\n")
-    (git.path / "tool").chmod(0o755)
-    (git.path / "link").symlink_to("app/version")
-    git.commit("first")
-    git("tag", "--annotate", "v1.0", "--message", "one")
-    git("branch", "feature/x")
-    git.write("app/version", "2\n")
-    git.commit("second")
-    git("tag", "light")
-    return git
-
-
-@pytest.fixture
-async def reader(git: Git, tmp_path: Path) -> AsyncIterator[RevisionFileReader]:
-    reader = file_reader(RepositorySettings(name="ops", url=str(git.path)), mirrors=tmp_path / "mirrors")
-    yield reader
-    await reader.close()
-
-
-@pytest.fixture
-def agent(reader: RevisionFileReader, tmp_path: Path) -> AgentFiles:
-    return AgentFiles(reader, tmp_path / "agent")
-
-
-async def test_a_directory_with_history_is_a_clean_repository(git: Git, agent: AgentFiles) -> None:
+async def test_a_directory_with_history_is_a_clean_repository(ops: Git, agent: AgentFiles) -> None:
     """Branches are those of origin, HEAD is the run's branch, and nothing counts as changed."""
-    directory = await agent.check_out(checkout(git("rev-parse", "HEAD")))
+    directory = await agent.check_out(checkout(ops("rev-parse", "HEAD")))
     job = Git(directory)
 
     assert job("diff-index", "--name-only", "HEAD") == ""
@@ -86,28 +54,28 @@ async def test_a_directory_with_history_is_a_clean_repository(git: Git, agent: A
     assert job("log", "-1", "--format=%s") == "a commit of the job"
 
 
-async def test_an_older_commit_of_a_branch_has_its_own_state(git: Git, agent: AgentFiles) -> None:
+async def test_an_older_commit_of_a_branch_has_its_own_state(ops: Git, agent: AgentFiles) -> None:
     """The branch of origin is where the run's push moved it, whatever was pushed later."""
-    first = git("rev-parse", "HEAD~1")
+    first = ops("rev-parse", "HEAD~1")
     job = Git(await agent.check_out(checkout(first)))
     assert (job("rev-parse", "HEAD"), job("rev-parse", "origin/main")) == (first, first)
     assert (job("status", "--porcelain"), (job.path / "app/version").read_text()) == ("", "1\n")
 
 
 @pytest.mark.parametrize("head", ["refs/tags/v1.0", ""])
-async def test_a_tag_or_a_commit_is_a_detached_head(git: Git, agent: AgentFiles, head: str) -> None:
+async def test_a_tag_or_a_commit_is_a_detached_head(ops: Git, agent: AgentFiles, head: str) -> None:
     """As GitHub's checkout leaves it; other branches are there."""
-    commit = git("rev-parse", "v1.0^{commit}")
+    commit = ops("rev-parse", "v1.0^{commit}")
     job = Git(await agent.check_out(checkout(commit, head)))
     assert (job("rev-parse", "--abbrev-ref", "HEAD"), job("describe", "--exact-match")) == ("HEAD", "v1.0")
-    assert job("rev-parse", "origin/main") == git("rev-parse", "main")
+    assert job("rev-parse", "origin/main") == ops("rev-parse", "main")
 
 
-async def test_the_next_commit_transfers_only_what_is_new(git: Git, agent: AgentFiles) -> None:
+async def test_the_next_commit_transfers_only_what_is_new(ops: Git, agent: AgentFiles) -> None:
     """The packs that the agent has are not sent again; two packs are one repository."""
-    await agent.check_out(checkout(git("rev-parse", "HEAD")))
-    git.write("app/version", "3\n")
-    commit = git.commit("third")
+    await agent.check_out(checkout(ops("rev-parse", "HEAD")))
+    ops.write("app/version", "3\n")
+    commit = ops.commit("third")
     job = Git(await agent.check_out(checkout(commit)))
     # The file, a pack, its index, and the refs; what has not changed is cached.
     assert agent.fetched == 4
@@ -116,30 +84,30 @@ async def test_the_next_commit_transfers_only_what_is_new(git: Git, agent: Agent
 
 
 async def test_packs_survive_a_restart_and_are_written_once(
-    git: Git, reader: RevisionFileReader, agent: AgentFiles, tmp_path: Path
+    ops: Git, reader: RevisionFileReader, agent: AgentFiles, tmp_path: Path
 ) -> None:
     """Leftovers of a process that was killed are removed when the next pack is written."""
-    head = git("rev-parse", "HEAD")
+    head = ops("rev-parse", "HEAD")
     await asyncio.gather(*(reader.listed(checkout(head, path=path)) for path in ("", "a", "b")))
     packs = tmp_path / "mirrors/packs/ops"
     names = sorted(path.name for path in packs.iterdir())
     assert [name.rpartition(".")[2] for name in names] == ["idx", "pack", "json"]
     (packs / "tmp_pack").write_bytes(b"half")
 
-    again = file_reader(RepositorySettings(name="ops", url=str(git.path)), mirrors=tmp_path / "mirrors")
+    again = file_reader(RepositorySettings(name="ops", url=str(ops.path)), mirrors=tmp_path / "mirrors")
     await again.listed(checkout(head))
     assert sorted(path.name for path in packs.iterdir() if path.name != "tmp_pack") == names
-    commit = git.commit("third")
+    commit = ops.commit("third")
     await again.listed(checkout(commit))
     assert not (packs / "tmp_pack").exists()
     await again.close()
 
 
-async def test_another_repository_under_the_name_has_its_own_packs(git: Git, tmp_path: Path) -> None:
+async def test_another_repository_under_the_name_has_its_own_packs(ops: Git, tmp_path: Path) -> None:
     """Commits of the earlier one are no longer sent."""
     mirrors = tmp_path / "mirrors"
-    reader = file_reader(RepositorySettings(name="ops", url=str(git.path)), mirrors=mirrors)
-    await reader.listed(checkout(git("rev-parse", "HEAD")))
+    reader = file_reader(RepositorySettings(name="ops", url=str(ops.path)), mirrors=mirrors)
+    await reader.listed(checkout(ops("rev-parse", "HEAD")))
     await reader.close()
     (tmp_path / "new").mkdir()
     other = Git(tmp_path / "new")
@@ -152,19 +120,19 @@ async def test_another_repository_under_the_name_has_its_own_packs(git: Git, tmp
     await reader.close()
 
 
-async def test_a_shallow_repository_stays_shallow(git: Git, tmp_path: Path) -> None:
+async def test_a_shallow_repository_stays_shallow(ops: Git, tmp_path: Path) -> None:
     """Commits that the daemon does not have are not missing."""
     (tmp_path / "shallow").mkdir()
-    git("clone", "--quiet", "--bare", "--depth=1", f"file://{git.path}", str(tmp_path / "shallow"))
+    ops("clone", "--quiet", "--bare", "--depth=1", f"file://{ops.path}", str(tmp_path / "shallow"))
     reader = file_reader(RepositorySettings(name="ops", url=str(tmp_path / "shallow")), mirrors=tmp_path / "mirrors")
-    job = Git(await AgentFiles(reader, tmp_path / "agent").check_out(checkout(git("rev-parse", "HEAD"))))
+    job = Git(await AgentFiles(reader, tmp_path / "agent").check_out(checkout(ops("rev-parse", "HEAD"))))
     assert (job("log", "--format=%s"), job("fsck", "--full")) == ("second", "")
     await reader.close()
 
 
-async def test_a_path_gets_the_files(git: Git, agent: AgentFiles) -> None:
+async def test_a_path_gets_the_files(ops: Git, agent: AgentFiles) -> None:
     """With and without history."""
-    head = git("rev-parse", "HEAD")
+    head = ops("rev-parse", "HEAD")
     plain = await agent.check_out(checkout(head, path="a/b", history=False))
     assert sorted(path.name for path in (plain / "a/b").iterdir()) == ["app", "link", "tool"]
     with_history = await agent.check_out(checkout(head, path="a/b"))
@@ -172,48 +140,48 @@ async def test_a_path_gets_the_files(git: Git, agent: AgentFiles) -> None:
     assert Git(with_history / "a/b")("status", "--porcelain") == ""
 
 
-async def test_a_commit_that_is_gone_is_an_error_with_its_id(git: Git, reader: RevisionFileReader) -> None:
+async def test_a_commit_that_is_gone_is_an_error_with_its_id(ops: Git, reader: RevisionFileReader) -> None:
     """The commit was removed between the push and the run."""
     with pytest.raises(WaterflowError, match="bbbbbbbbbbbb"):
         await reader.listed(checkout("b" * 40))
 
 
-async def test_a_history_beyond_the_limit_is_refused(git: Git, tmp_path: Path) -> None:
+async def test_a_history_beyond_the_limit_is_refused(ops: Git, tmp_path: Path) -> None:
     """The error names the limit and the setting."""
-    settings = RepositorySettings(name="ops", url=str(git.path), fetch_bytes_max=500)
+    settings = RepositorySettings(name="ops", url=str(ops.path), fetch_bytes_max=500)
     reader = file_reader(settings, mirrors=tmp_path / "mirrors")
     with pytest.raises(Stalled, match="more than 500 bytes; raise fetch-max-bytes") as error:
-        await reader.listed(checkout(git("rev-parse", "HEAD")))
+        await reader.listed(checkout(ops("rev-parse", "HEAD")))
     assert error.value.code == codes.LIMIT
     await reader.close()
 
 
-async def test_many_branches_are_refused(git: Git, reader: RevisionFileReader, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_branches_are_refused(ops: Git, reader: RevisionFileReader, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what to do."""
     monkeypatch.setattr(git_files, "REFS_MAX", 3)
     with pytest.raises(Stalled, match="has 4 branches and tags"):
-        await reader.listed(checkout(git("rev-parse", "HEAD")))
+        await reader.listed(checkout(ops("rev-parse", "HEAD")))
 
 
-async def test_a_damaged_history_is_an_error(git: Git, reader: RevisionFileReader) -> None:
+async def test_a_damaged_history_is_an_error(ops: Git, reader: RevisionFileReader) -> None:
     """The object is named."""
-    blob = git("rev-parse", "HEAD~1:app/version")
-    (git.path / ".git/objects" / blob[:2] / blob[2:]).unlink()
+    blob = ops("rev-parse", "HEAD~1:app/version")
+    (ops.path / ".git/objects" / blob[:2] / blob[2:]).unlink()
     with pytest.raises(Retryable, match=f"object {blob[:12]} of the history is missing"):
-        await reader.listed(checkout(git("rev-parse", "HEAD")))
+        await reader.listed(checkout(ops("rev-parse", "HEAD")))
 
 
 def test_a_pack_that_is_too_large_for_agents_is_split(
-    git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ops: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each part is a pack of its own; an object that is too large alone is an error."""
     monkeypatch.setattr(file_list, "FILE_BYTES_MAX", 400)
     target = tmp_path / "packs"
     target.mkdir()
     request = PackRequest(
-        objects=str(git.path / ".git/objects"),
+        objects=str(ops.path / ".git/objects"),
         target=str(target),
-        revision=git("rev-parse", "HEAD"),
+        revision=ops("rev-parse", "HEAD"),
         wants=(),
         bytes_max=1 << 20,
         time_s=60,
@@ -231,30 +199,23 @@ def test_a_pack_that_is_too_large_for_agents_is_split(
 
 
 async def test_old_packs_are_replaced_when_they_are_many(
-    git: Git, reader: RevisionFileReader, agent: AgentFiles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ops: Git, reader: RevisionFileReader, agent: AgentFiles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An agent that still needs one of them is told so, and begins again."""
     monkeypatch.setattr(pack_store, "_FILES_MAX", 2)
-    old = await reader.listed(checkout(git("rev-parse", "HEAD")))
+    old = await reader.listed(checkout(ops("rev-parse", "HEAD")))
     for number in range(3):
-        await reader.listed(checkout(git.commit(str(number))))
+        await reader.listed(checkout(ops.commit(str(number))))
     assert len(list((tmp_path / "mirrors/packs/ops").glob("*.pack"))) == 2
     blob = next(blob for blob, made in old.made.items() if isinstance(made, str))
     with pytest.raises(WaterflowError, match="cannot read the repository's history") as error:
         await reader.pieces("ops", old, [blob], 0, 1_000)
     assert error.value.code == "WF219"
-    job = Git(await agent.check_out(checkout(git("rev-parse", "HEAD"))))
+    job = Git(await agent.check_out(checkout(ops("rev-parse", "HEAD"))))
     assert job("log", "--format=%s").splitlines() == ["2", "1", "0", "second", "first"]
 
 
 # Remotes ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def remote(tmp_path: Path) -> AsyncIterator[RemoteRepository]:
-    remote = RemoteRepository(tmp_path)
-    yield remote
-    await remote.close()
 
 
 async def test_the_history_of_a_remote_is_fetched_when_it_is_needed(remote: RemoteRepository, tmp_path: Path) -> None:

@@ -54,38 +54,66 @@ def test_a_step_can_ask_for_history(language: Language, parameters: str) -> None
 
 
 @pytest.mark.parametrize("parameters", ["fetch-depth: 1", "", "clean: false, persist-credentials: true, token: x"])
-def test_a_step_that_asks_for_nothing_more_changes_nothing(language: Language, parameters: str) -> None:
-    """The job has all files without a step."""
+def test_a_plain_step_gives_the_directory_its_commit(language: Language, parameters: str) -> None:
+    """As on GitHub: a `.git` with one commit."""
     plan = job(language, USES.format(parameters))
-    assert (plan.checkout, plan.checkouts) == (True, ())
+    assert (plan.checkout, plan.checkouts) == (True, (CheckoutPlan(shallow=True),))
+
+
+def test_a_job_without_a_step_has_files_only(language: Language) -> None:
+    """Servers get nothing that nobody asks for; the job can ask for the commit itself."""
+    assert job(language, "{run: x}").checkouts == ()
+    assert job(language, "{run: x}", "checkout: {history: shallow},").checkouts == (CheckoutPlan(shallow=True),)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("checkout: {history: true},", CheckoutPlan(history=True)),
+        ("checkout: {submodules: true},", CheckoutPlan(submodules=True, shallow=True)),
+        ("checkout: {history: false},", CheckoutPlan(shallow=True)),
+    ],
+)
+def test_a_plain_step_never_takes_commits_away(language: Language, keys: str, expected: CheckoutPlan) -> None:
+    """The job's history is larger than a single commit."""
+    assert job(language, USES.format(""), keys).checkouts == (expected,)
+
+
+@pytest.mark.parametrize(("keys", "checkout"), [("checkout: [a],", ("a",)), ("checkout: false,", False)])
+def test_a_plain_step_changes_nothing_where_a_job_chooses_its_files(
+    language: Language, keys: str, checkout: bool | tuple[str, ...]
+) -> None:
+    """A `.git` needs all of them, and the step does not insist on it."""
+    plan = job(language, USES.format(""), keys)
+    assert (plan.checkout, plan.checkouts) == (checkout, ())
 
 
 def test_a_step_with_a_path_moves_the_files(language: Language) -> None:
     """Without another checkout the directory has nothing else."""
-    assert job(language, USES.format("path: src")).checkouts == (CheckoutPlan(path="src"),)
+    assert job(language, USES.format("path: src")).checkouts == (CheckoutPlan(path="src", shallow=True),)
 
 
 def test_steps_with_several_paths_are_several_checkouts(language: Language) -> None:
     """A step for a path that another has asked for already adds to it."""
     steps = ", ".join(USES.format(found) for found in ("", "path: a", "path: a, fetch-depth: 0"))
-    assert job(language, steps).checkouts == (CheckoutPlan(), CheckoutPlan(path="a", history=True))
+    assert job(language, steps).checkouts == (CheckoutPlan(shallow=True), CheckoutPlan(path="a", history=True))
 
 
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
-        ("ref: v1", CheckoutPlan(ref="v1")),
-        ("ref: '${{ inputs.tag }}'", CheckoutPlan(ref="${{ inputs.tag }}")),
-        ("repository: acme/tools, path: t", CheckoutPlan(repository="acme/tools", path="t")),
+        ("ref: v1", CheckoutPlan(ref="v1", shallow=True)),
+        ("ref: '${{ inputs.tag }}'", CheckoutPlan(ref="${{ inputs.tag }}", shallow=True)),
+        ("repository: acme/tools, path: t", CheckoutPlan(repository="acme/tools", path="t", shallow=True)),
         (
             "repository: acme/tools, ref: '${{ github.ref }}'",
-            CheckoutPlan(repository="acme/tools", ref="${{ github.ref }}"),
+            CheckoutPlan(repository="acme/tools", ref="${{ github.ref }}", shallow=True),
         ),
         (
             "repository: '${{ github.repository }}', ref: '${{ github.sha }}', submodules: true",
-            CheckoutPlan(submodules=True),
+            CheckoutPlan(submodules=True, shallow=True),
         ),
-        ("submodules: recursive", CheckoutPlan(submodules=True)),
+        ("submodules: recursive", CheckoutPlan(submodules=True, shallow=True)),
     ],
 )
 def test_a_step_can_ask_for_other_files(language: Language, parameters: str, expected: CheckoutPlan) -> None:
@@ -125,7 +153,8 @@ def test_the_job_and_its_steps_are_combined(language: Language) -> None:
         ("checkout: {path: /x},", "{run: x}", "WF132", "not a directory inside"),
         ("checkout: {path: a/.git},", "{run: x}", "WF132", "not a directory inside"),
         ("checkout: {histroy: true},", "{run: x}", "WF103", "histroy"),
-        ("checkout: {history: 1},", "{run: x}", "WF106", "true or false"),
+        ("checkout: {history: 1},", "{run: x}", "WF106", "true, false or shallow"),
+        ("checkout: {history: shallow, patterns: [a]},", "{run: x}", "WF116", "needs all files"),
         ("checkout: [],", "{run: x}", "WF106", "a list of path patterns"),
         ("checkout: src,", "{run: x}", "WF106", "a list of path patterns"),
         ("checkout: false,", USES.format("fetch-depth: 0"), "WF116", "checkout: false"),

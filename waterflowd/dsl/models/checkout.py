@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from waterflowd.dsl.models.field_types import Boolean, StaticText, Text, Texts, wrong
+from waterflowd.dsl.models.field_types import Boolean, History, StaticText, Text, Texts, wrong
 from waterflowd.dsl.models.model import LanguageModel, Page, key
 from waterflowd.dsl.reporting.values import describe
 
@@ -37,12 +37,14 @@ class Checkout(LanguageModel):
         default=[],
         without="all files",
     )
-    history: Boolean = key(
-        "Whether the directory has a `.git` with all commits, branches and tags of the repository, so that `git log`,"
-        " `git describe` and `git diff origin/main` work. The daemon sends the commits that the server does not have yet.",
+    history: History = key(
+        "Whether the directory has a `.git`: `true` for one with all commits, branches and tags of the repository, so that"
+        " `git log`, `git describe` and `git diff origin/main` work, `shallow` for one with the checked-out commit alone, so"
+        " that `git rev-parse HEAD`, `git status` and `git diff` work. The daemon sends what the server does not have yet.",
         "history: true",
         default=False,
         pitfalls=(
+            "With `shallow` the only branch or tag is that of the run; `git describe` needs `--always`.",
             "The server needs Git, but no credentials. `git push` and `git fetch` need credentials of your own.",
             "All files are required: `patterns` cannot be set as well.",
             "The size is limited by `fetch-max-bytes` of the repository.",

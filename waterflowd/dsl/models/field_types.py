@@ -46,6 +46,9 @@ CPU_PERCENT_MAX = 102_400
 
 _NO_EXPRESSION = "an expression is not allowed here: the value must be known before the run"
 
+#: A `.git` with one commit.
+SHALLOW = "shallow"
+
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGKILL")
 
 
@@ -133,6 +136,14 @@ def _boolean(value: object) -> bool:
 
 def _boolean_or_expression(value: object) -> bool | str:
     return str(value) if has_expression(value) else _boolean(value)
+
+
+def _history(value: object) -> bool | str:
+    if isinstance(value, bool):
+        return value
+    if value == SHALLOW:
+        return SHALLOW
+    raise wrong(f"expected true, false or {SHALLOW}, not {describe(value)}")
 
 
 def _duration(value: object) -> int:
@@ -388,6 +399,7 @@ _MEMORY_SCHEMA = {
     "maximum": MEMORY_BYTES_MAX,
     "x-takes": "bytes, such as `2GiB`, from 4 MiB to 64 TiB",
 }
+_HISTORY_SCHEMA: JsonSchema = {"enum": [True, False, SHALLOW], "x-takes": f"`true`, `false` or `{SHALLOW}`"}
 _PERCENTAGE_SCHEMA = {
     **matching(r"^[0-9]{1,6}\s*%$", "a percentage, such as 200%", "string"),
     "x-takes": "a percentage of one processor, such as `200%`",
@@ -567,6 +579,8 @@ Percentage = Annotated[int, PlainValidator(_percentage), WithJsonSchema(_PERCENT
 Processes = Annotated[
     int, PlainValidator(_whole_number(1, 4_000_000)), WithJsonSchema(_whole_number_schema(1, 4_000_000))
 ]
+#: All commits, none, or one.
+History = Annotated[bool | str, PlainValidator(_history), WithJsonSchema(_HISTORY_SCHEMA)]
 #: Everything, nothing, or the paths that match, in place of a mapping.
 BOOLEAN_OR_PATTERNS = Accepts(
     {

@@ -38,6 +38,7 @@ def parts_of(plans: Iterable[CheckoutPlan], env: expr.Env, head: str) -> tuple[C
             history=plan.history,
             submodules=plan.submodules,
             head=head,
+            shallow=plan.shallow,
         )
         for plan in plans
     )

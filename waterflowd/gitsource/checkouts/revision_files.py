@@ -24,7 +24,7 @@ from waterflow_agent.errors import Rejected, Retryable, Stalled
 from waterflow_agent.wire.messages import FileChunk
 from waterflowd.gitsource import links, objects, reading, tree_walk, urls
 from waterflowd.gitsource.checkouts import composition, submodules
-from waterflowd.gitsource.history.reader import HistoryReaders
+from waterflowd.gitsource.history.reader import GitFiles, HistoryReaders
 from waterflowd.gitsource.objects import ObjectStore
 from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.gitsource.worker import Worker
@@ -97,7 +97,12 @@ class RevisionFileReader:
         files = await self._reader(settings.name, is_complete=is_complete).listed(
             Checkout(repository=settings.name, revision=revision, patterns=wanted.patterns)
         )
-        git = await history.git_files(revision, head) if wanted.history else None
+        git: GitFiles | None = None
+        if wanted.history:
+            git = await history.git_files(revision, head)
+        elif wanted.shallow:
+            directory = history.objects if is_complete else lambda: self._opener.objects(settings)
+            git = await history.shallow_git_files(revision, head, directory)
         complete = settings.name if is_complete else ""
         return settings, composition.Part(path=os.fsencode(wanted.path), files=files, git=git, complete=complete)
 

@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from dulwich.objects import ObjectID
 from dulwich.pack import PackHint, write_pack_from_container, write_pack_index_v2
 
 from waterflow_agent.checkout import file_list
+from waterflow_agent.errors import Retryable
 from waterflowd.gitsource import child_process, objects
+from waterflowd.gitsource.history import tree_objects
 from waterflowd.gitsource.history.pack_protocol import Packed, PackFailed, PackFile, PackRequest, PackResponse
 from waterflowd.reconcile import codes
 
@@ -34,6 +36,7 @@ _PACK_BYTES = 24 << 20
 #: For Python, the ids and the indexes; the packs that are read are mapped and count in addition.
 _MEMORY_BYTES_MAX = 4 << 30
 _READ_BYTES = 1 << 20
+_Found = list[tuple[ObjectID, PackHint | None]]
 _Objects = Sequence[tuple[ObjectID, PackHint | None]]
 
 
@@ -66,22 +69,21 @@ class PackWriter:
                 self._write(store, found[start : start + size])
         return Packed(files=tuple(self._files), objects=len(found))
 
-    def _missing(self, store: DiskObjectStore) -> list[tuple[ObjectID, PackHint | None]]:
+    def _missing(self, store: DiskObjectStore) -> _Found:
         request = self._request
         if _id(request.revision) not in store:
             text = f"commit {request.revision[:12]} is no longer in any branch or tag of the repository"
             raise _Failed(codes.OBJECT_UNREADABLE, text)
+        if request.is_shallow:
+            with closing(objects.ObjectStore(request.objects)) as trees:
+                return _bounded(request, tree_objects.missing(trees, request.wants, request.haves))
         wants = [want for want in map(_id, request.wants) if want in store]
-        finder = MissingObjectFinder(
-            store, map(_id, request.haves), [_id(request.revision), *wants], shallow=set(map(_id, request.shallow))
+        return _bounded(
+            request,
+            MissingObjectFinder(
+                store, map(_id, request.haves), [_id(request.revision), *wants], shallow=set(map(_id, request.shallow))
+            ),
         )
-        found = []
-        for item in finder:
-            found.append(item)
-            if len(found) > OBJECTS_MAX:
-                text = f"the repository's history has more than {OBJECTS_MAX:,} objects; use a checkout without history"
-                raise _Failed(codes.LIMIT, text)
-        return found
 
     def _pack_count(self, store: DiskObjectStore, found: _Objects) -> int:
         """Into how many packs to write the objects: about as large as their share of the repository."""
@@ -102,11 +104,8 @@ class PackWriter:
             return
         self._left -= size
         if self._left < 0:
-            text = (
-                f"the repository's history has more than {self._request.bytes_max:,} bytes;"
-                " raise fetch-max-bytes, or use a checkout without history"
-            )
-            raise _Failed(codes.LIMIT, text)
+            text = f"{_what(self._request)} more than {self._request.bytes_max:,} bytes"
+            raise _Failed(codes.LIMIT, f"{text}; raise fetch-max-bytes, or {_instead(self._request)}")
         name = f"pack-{checksum.hex()}"
         with (self._target / "tmp_index").open("wb") as file:
             write_pack_index_v2(file, sorted((sha, *entry) for sha, entry in entries.items()), checksum)
@@ -117,14 +116,31 @@ class PackWriter:
 
     def _split(self, store: DiskObjectStore, found: _Objects) -> None:
         if len(found) == 1:
-            text = (
-                f"object {found[0][0].decode()[:12]} of the repository's history has more than"
-                f" {file_list.FILE_BYTES_MAX >> 20} MiB; use a checkout without history"
-            )
-            raise _Failed(codes.LIMIT, text)
+            text = f"object {found[0][0].decode()[:12]} of the repository has more than {file_list.FILE_BYTES_MAX >> 20} MiB"
+            raise _Failed(codes.LIMIT, f"{text}; {_instead(self._request)}")
         middle = len(found) // 2
         self._write(store, found[:middle])
         self._write(store, found[middle:])
+
+
+def _bounded(request: PackRequest, found: Iterable[tuple[ObjectID, PackHint | None]]) -> _Found:
+    """The objects as a list. Raises `_Failed` if they are too many."""
+    listed: _Found = []
+    for item in found:
+        listed.append(item)
+        if len(listed) > OBJECTS_MAX:
+            raise _Failed(codes.LIMIT, f"{_what(request)} more than {OBJECTS_MAX:,} objects; {_instead(request)}")
+    return listed
+
+
+def _what(request: PackRequest) -> str:
+    return "the commit has" if request.is_shallow else "the repository's history has"
+
+
+def _instead(request: PackRequest) -> str:
+    if request.is_shallow:
+        return "use a checkout without .git: no history, and no step with actions/checkout"
+    return "use a checkout without history"
 
 
 def respond(request: PackRequest) -> PackResponse:
@@ -133,8 +149,13 @@ def respond(request: PackRequest) -> PackResponse:
         return PackWriter(request).run()
     except _Failed as error:
         return error.failure
+    except Retryable as error:
+        return PackFailed(code=error.code, text=error.text)
+    except objects.TooLarge:
+        text = f"a folder of the commit is too large to read; {_instead(request)}"
+        return PackFailed(code=codes.LIMIT, text=text, is_retryable=False)
     except MemoryError:
-        text = "the repository's history takes too much memory to pack; use a checkout without history"
+        text = f"the repository takes too much memory to pack; {_instead(request)}"
         return PackFailed(code=codes.LIMIT, text=text, is_retryable=False)
     except KeyError as error:
         missing = error.args[0].decode("ascii", "replace") if isinstance(error.args[0], bytes) else str(error)

@@ -6,7 +6,7 @@ import msgspec
 
 
 class PackRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Write what is reachable from `wants` and not from `haves`."""
+    """Write what is reachable from `wants` and not from `haves`: commits and tags, or trees if it is for shallow checkouts."""
 
     #: The object directory of the repository.
     objects: str
@@ -14,7 +14,9 @@ class PackRequest(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     #: This commit must exist.
     revision: str
-    #: Commits and tags; those that do not exist are ignored.
+    #: Whether `wants` and `haves` are trees, so that no commit is written.
+    is_shallow: bool = False
+    #: Commits and tags that do not exist are ignored.
     wants: tuple[str, ...]
     #: What earlier packs have.
     haves: tuple[str, ...] = ()

@@ -1,9 +1,12 @@
-"""The packs of one repository's commits, as agents receive them. Files block in threads; the event loop only waits.
+"""The packs of one repository, as agents receive them: of all its commits, or of the files of single commits for shallow
+checkouts. Files block in threads; the event loop only waits.
 
 Rules of this file:
 
 - What changes is added as one more pack, so that agents fetch only that. After many packs, or when the repository is another
   one, everything is written anew, and the old packs are removed: an agent that still needs one begins its checkout again.
+  Packs of single commits are also written anew when they have twice the size of the first one, because a shallow checkout
+  gets all of them.
 - The state file is written when the packs are in place. What it does not list is removed before the next ones are written.
 - Calls run one at a time: a second one for the same commits finds the packs of the first.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -30,7 +33,9 @@ _CHILD = "waterflowd.gitsource.history.pack_child"
 _STATE_FILE = "waterflow.json"
 #: Files: a pack and its index each.
 _FILES_MAX = 100
-#: Commits and tags that are remembered as packed; without the older ones a pack has some objects twice.
+#: How much packs of single commits may grow.
+_GROWTH_MAX = 2
+#: Commits and tags, or trees, that are remembered as packed; without the older ones a pack has some objects twice.
 _TIPS_MAX = 10_000
 #: A history of a gigabyte takes a minute.
 TIME_S = 600.0
@@ -43,17 +48,22 @@ class PackState(msgspec.Struct, frozen=True, kw_only=True):
     #: The repository's URL.
     url: str
     shallow: tuple[str, ...] = ()
+    #: Commits and tags, or trees.
     tips: tuple[str, ...] = ()
     files: tuple[PackFile, ...] = ()
+    #: The size of those that were written first.
+    first_bytes: int = 0
 
 
 class PackStore:
     """The packs in `directory`."""
 
-    def __init__(self, directory: Path, url: str, slots: child_process.Slots) -> None:
+    def __init__(self, directory: Path, url: str, slots: child_process.Slots, *, is_shallow: bool = False) -> None:
+        """`is_shallow` packs trees with all that is in them, and no commits."""
         self._directory = directory
         self._url = url
         self._slots = slots
+        self._is_shallow = is_shallow
         self._lock = asyncio.Lock()
         self._state: PackState | None = None
 
@@ -64,41 +74,61 @@ class PackStore:
     async def update(
         self, objects: str, revision: str, wants: Sequence[str], shallow: Sequence[str], bytes_max: int
     ) -> tuple[PackFile, ...]:
-        """The files of all packs, with everything that is reachable from the commit and the refs.
+        """The files of all packs, with everything that is reachable from `wants`, and the commit unless they are trees.
 
         Raises `Retryable` and `Stalled`: WF503 if the disk cannot be written, WF505 after a time limit, WF506 if an object
-        cannot be read, WF508 if the history is too large.
+        cannot be read, WF508 if it is too large.
         """
         async with self._lock:
-            state = self._state = await self._usable(tuple(shallow))
+            wanted = tuple(dict.fromkeys(wants if self._is_shallow else (*wants, revision)))
+            state = self._state = await self._current(tuple(shallow))
+            if set(wanted).issubset(state.tips):
+                return state.files
+            if self._is_outgrown(state):
+                state = self._state = await self._cleared(state.shallow)
             known = set(state.tips)
-            missing = tuple(want for want in dict.fromkeys((*wants, revision)) if want not in known)
-            if missing:
-                await _in_thread(lambda: self._sweep(state))
-                request = PackRequest(
-                    objects=objects,
-                    target=str(self._directory),
-                    revision=revision,
-                    wants=missing,
-                    haves=state.tips,
-                    shallow=state.shallow,
-                    bytes_max=bytes_max - sum(file.size for file in state.files),
-                    time_s=TIME_S,
-                )
-                packed = await self._slots.run(_pack(request))
-                tips, files = (*state.tips, *missing)[-_TIPS_MAX:], (*state.files, *packed.files)
-                state = msgspec.structs.replace(state, tips=tips, files=files)
-                await self._record(state)
-            return state.files
+            left = bytes_max if self._is_shallow else bytes_max - _size(state.files)
+            request = PackRequest(
+                objects=objects,
+                target=str(self._directory),
+                revision=revision,
+                is_shallow=self._is_shallow,
+                wants=tuple(want for want in wanted if want not in known),
+                haves=state.tips,
+                shallow=state.shallow,
+                bytes_max=left,
+                time_s=TIME_S,
+            )
+            return await self._add(state, request)
 
-    async def _usable(self, shallow: tuple[str, ...]) -> PackState:
-        """The state to continue with: an empty one if the packs are too many, or those of another repository."""
+    async def _add(self, state: PackState, request: PackRequest) -> tuple[PackFile, ...]:
+        """Writes what the request asks for, and returns the files of all packs."""
+        await _in_thread(lambda: self._sweep(state))
+        packed = await self._slots.run(_pack(request))
+        state = msgspec.structs.replace(
+            state,
+            tips=(*state.tips, *request.wants)[-_TIPS_MAX:],
+            files=(*state.files, *packed.files),
+            first_bytes=state.first_bytes or _size(packed.files),
+        )
+        await self._record(state)
+        return state.files
+
+    async def _current(self, shallow: tuple[str, ...]) -> PackState:
+        """What there is; an empty state if that is of another repository."""
         state = self._state
         if state is None:
             state = await _in_thread(self._open)
-        if state.url == self._url and state.shallow == shallow and len(state.files) <= _FILES_MAX:
-            return state
+        is_same = state.url == self._url and state.shallow == shallow
+        return state if is_same else await self._cleared(shallow)
+
+    async def _cleared(self, shallow: tuple[str, ...]) -> PackState:
         return msgspec.structs.replace(await _in_thread(self._clear), shallow=shallow)
+
+    def _is_outgrown(self, state: PackState) -> bool:
+        """Whether everything is to be written anew."""
+        is_large = self._is_shallow and _size(state.files) > _GROWTH_MAX * state.first_bytes
+        return len(state.files) > _FILES_MAX or is_large
 
     async def _record(self, state: PackState) -> None:
         await _in_thread(lambda: self._write(state))
@@ -133,6 +163,10 @@ class PackStore:
         temporary = self._directory / (_STATE_FILE + ".new")
         temporary.write_bytes(msgspec.json.encode(state))
         temporary.replace(self._directory / _STATE_FILE)
+
+
+def _size(files: Iterable[PackFile]) -> int:
+    return sum(file.size for file in files)
 
 
 async def _pack(request: PackRequest) -> Packed:

@@ -1,15 +1,19 @@
-"""The files of `.git` for a checkout with history, for agents.
+"""The files of `.git` for a checkout with history or with a single commit, for agents.
 
 Theory: the mirror of a remote has no history, because most jobs do not need it. So a second mirror with all branches and
 tags is filled when a job first asks for history. A local repository has everything. The commits are sent as packs, which agents
 cache as they do files; the small files are made for each checkout.
+
+A shallow `.git` needs the trees and files of one commit, which every mirror has. They are packed without the commit, which is
+one of the small files, so that the repository really has a single commit although agents have packs of earlier ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -21,11 +25,12 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected, Retryable, WaterflowError
 from waterflowd.gitsource import child_process, reading
 from waterflowd.gitsource.history import git_files
+from waterflowd.gitsource.history.pack_protocol import PackFile
 from waterflowd.gitsource.history.pack_store import PackStore
 from waterflowd.gitsource.objects import ObjectStore
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
-from waterflowd.reconcile.source import Refs, Source
+from waterflowd.reconcile.source import Commit, Refs, Source
 
 #: Processes that write packs, of all repositories, and for how long one that is slow delays others.
 _AT_ONCE = 2
@@ -56,10 +61,13 @@ class GitFiles(msgspec.Struct, frozen=True, kw_only=True):
 class HistoryReader:
     """One repository."""
 
-    def __init__(self, settings: RepositorySettings, repository: CompleteRepository, packs: PackStore) -> None:
+    def __init__(
+        self, settings: RepositorySettings, repository: CompleteRepository, packs: PackStore, shallow_packs: PackStore
+    ) -> None:
         self._settings = settings
         self._repository = repository
         self._packs = packs
+        self._shallow_packs = shallow_packs
         self._lock = asyncio.Lock()
         self._refs: Refs | None = None
         self._read_at = 0.0
@@ -75,13 +83,27 @@ class HistoryReader:
         wants = list(git_files.usable_refs(refs).values())
         packs = await self._packs.update(objects, revision, wants, shallow, self._settings.fetch_bytes_max)
         small = git_files.git_files(url=self._settings.url, ref=head, revision=revision, refs=refs, shallow=shallow)
-        contents: dict[bytes, bytes | str] = {file.blob: str(self._packs.path(file.name)) for file in packs}
-        entries = [FileEntry(f"objects/pack/{file.name}".encode(), FileKind.GIT, file.blob) for file in packs]
-        for path, content in small.items():
-            blob = blob_id(content)
-            contents[blob] = content
-            entries.append(FileEntry(path.encode(), FileKind.GIT, blob))
-        return GitFiles(entries=tuple(entries), contents=contents)
+        return _listed(self._packs, packs, small)
+
+    async def shallow_git_files(self, revision: str, head: str, objects: Callable[[], str]) -> GitFiles:
+        """The `.git` with this commit alone; `objects` is the object directory that has it. `head` is as for `git_files`.
+
+        Raises what `PackStore.update` and `reading.commit` raise.
+        """
+        directory = await asyncio.to_thread(objects)
+        commit, content = await asyncio.to_thread(_read_commit, directory, revision)
+        packs = await self._shallow_packs.update(
+            directory, revision, (commit.tree,), (), self._settings.fetch_bytes_max
+        )
+        small = git_files.git_files(
+            url=self._settings.url,
+            ref=head,
+            revision=revision,
+            refs=Refs(head_ref=None, object_ids={head: revision} if head else {}),
+            shallow=(revision,) if commit.parent is not None else (),
+        )
+        loose = zlib.compress(b"commit %d\0" % len(content) + content)
+        return _listed(self._shallow_packs, packs, {f"objects/{revision[:2]}/{revision[2:]}": loose, **small})
 
     async def resolve(self, ref: str) -> tuple[str, str]:
         """The commit of a branch, tag or commit (empty: the default branch), and the full name of the branch or tag.
@@ -142,6 +164,22 @@ class HistoryReader:
         return self._settings.interval_ms / 1_000 if is_remote else 0.0
 
 
+def _read_commit(objects: str, revision: str) -> tuple[Commit, bytes]:
+    with closing(ObjectStore(objects)) as store:
+        return reading.commit_object(store, revision)
+
+
+def _listed(store: PackStore, packs: Sequence[PackFile], small: Mapping[str, bytes]) -> GitFiles:
+    """Packs, and small files by their path."""
+    contents: dict[bytes, bytes | str] = {file.blob: str(store.path(file.name)) for file in packs}
+    entries = [FileEntry(f"objects/pack/{file.name}".encode(), FileKind.GIT, file.blob) for file in packs]
+    for path, content in small.items():
+        blob = blob_id(content)
+        contents[blob] = content
+        entries.append(FileEntry(path.encode(), FileKind.GIT, blob))
+    return GitFiles(entries=tuple(entries), contents=contents)
+
+
 def _full_name(ref: str, refs: Refs) -> str:
     """The full name of a branch or tag, as Git's checkout finds it; the branch of HEAD for an empty one."""
     if not ref:
@@ -150,11 +188,16 @@ def _full_name(ref: str, refs: Refs) -> str:
     return next((name for name in names if name in refs.object_ids), "")
 
 
+def pack_directories(directory: Path, name: str) -> tuple[Path, Path]:
+    """Where a repository's packs are, for mirrors in `directory`: those of all commits, and those of single ones."""
+    return directory / "packs" / name, directory / "shallow-packs" / name
+
+
 class HistoryReaders:
     """The histories of all repositories."""
 
     def __init__(self, directory: Path, open_complete: Callable[[RepositorySettings], CompleteRepository]) -> None:
-        """Packs are kept below `directory`. `open_complete` raises `Rejected` for a repository that is never opened."""
+        """`directory` is that of all repositories. `open_complete` raises `Rejected` for a repository that is never opened."""
         self._directory = directory
         self._open_complete = open_complete
         self._slots = child_process.Slots(_AT_ONCE, _SLOT_S)
@@ -170,8 +213,13 @@ class HistoryReaders:
             task = asyncio.create_task(reader.close(), name="close a repository's history")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-        packs = PackStore(self._directory / settings.name, settings.url, self._slots)
-        reader = HistoryReader(settings, self._open_complete(settings), packs)
+        full, shallow = pack_directories(self._directory, settings.name)
+        reader = HistoryReader(
+            settings,
+            self._open_complete(settings),
+            PackStore(full, settings.url, self._slots),
+            PackStore(shallow, settings.url, self._slots, is_shallow=True),
+        )
         self._readers[settings.name] = (settings, reader)
         return reader
 

@@ -61,7 +61,7 @@ def _is_false(value: str) -> bool:
 _CHOICES: dict[str, tuple[Callable[[str], bool], str, str]] = {
     "fetch-depth": (
         lambda value: value == "" or value.isdecimal(),
-        "the number of commits must be known before the run; 1 means none, any other number all of them",
+        "the number of commits must be known before the run; 1 means one, any other number all of them",
         "write fetch-depth: 0, or remove it",
     ),
     "fetch-tags": (
@@ -104,11 +104,13 @@ def wish(source: SourceFile, path: Path, parameters: Mapping[str, Json]) -> Chec
     directory = _text(parameters.get("path"))
     repository, ref = _text(parameters.get("repository")), _text(parameters.get("ref"))
     is_own = repository in _OWN_REPOSITORIES
+    history = depth not in ("", "1") or _text(parameters.get("fetch-tags")).lower() == "true"
     return CheckoutPlan(
         repository="" if is_own else _written(parameters, "repository"),
         ref="" if is_own and ref in _OWN_REFS else _written(parameters, "ref"),
         submodules=_text(parameters.get("submodules")).lower() in ("true", "recursive"),
-        history=depth not in ("", "1") or _text(parameters.get("fetch-tags")).lower() == "true",
+        history=history,
+        shallow=not history,
         path="" if directory in _OWN_DIRECTORIES else checked_directory(source, (*path, "path"), directory),
     )
 

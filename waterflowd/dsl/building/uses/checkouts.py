@@ -11,6 +11,7 @@ import msgspec
 from waterflow_agent.display import quote
 from waterflowd.dsl import models
 from waterflowd.dsl.building.compilation import SourceFile, local_path
+from waterflowd.dsl.models.field_types import SHALLOW
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.model.plan import CheckoutPlan
@@ -48,7 +49,8 @@ class Checkouts:
         self._plans[directory] = CheckoutPlan(
             patterns=tuple(chosen.patterns),
             path=directory,
-            history=chosen.history,
+            history=chosen.history is True,
+            shallow=chosen.history == SHALLOW,
             repository=chosen.repository,
             ref=chosen.ref,
             submodules=chosen.submodules,
@@ -61,7 +63,7 @@ class Checkouts:
         at: Path = (*path, "uses")
         for name in ("repository", "ref"):
             self.texts.append(((*path, "with", name), getattr(wish, name)))
-        if self._is_off and wish != CheckoutPlan():
+        if self._is_off and asks_for_other_files(wish):
             text = "the step asks for files, and the job has checkout: false"
             self._source.at_key(at, codes.EXCLUSIVE_KEYS, text, "remove checkout of the job")
         known = self._plans.get(wish.path)
@@ -74,9 +76,7 @@ class Checkouts:
                 where = f"the directory {quote(wish.path)}" if wish.path else "the job's directory"
                 text = f"two checkouts put different files into {where}"
                 self._source.at_key(at, codes.EXCLUSIVE_KEYS, text, "give one of them another path")
-            wish = msgspec.structs.replace(
-                known, history=known.history or wish.history, submodules=known.submodules or wish.submodules
-            )
+            wish = _with(known, wish)
         self._plans[wish.path] = wish
 
     def result(self) -> tuple[bool | tuple[str, ...], tuple[CheckoutPlan, ...]]:
@@ -91,9 +91,23 @@ class Checkouts:
         return True, plans
 
 
+def asks_for_other_files(wish: CheckoutPlan) -> bool:
+    """Whether a step asks for more than the files that every job has, and the `.git` that it gets if it can."""
+    return msgspec.structs.replace(wish, shallow=False) != CheckoutPlan()
+
+
+def _with(known: CheckoutPlan, wish: CheckoutPlan) -> CheckoutPlan:
+    """A checkout with what a step adds to it. GitHub's default, a single commit, adds nothing to selected files."""
+    history = known.history or wish.history
+    is_shallow = known.shallow or (wish.shallow and not known.patterns)
+    return msgspec.structs.replace(
+        known, history=history, shallow=is_shallow and not history, submodules=known.submodules or wish.submodules
+    )
+
+
 def refuse_in_composite(source: SourceFile, at: Path, wish: CheckoutPlan) -> None:
     """Reports a step of a composite step that asks for other files than those that every job has."""
-    if wish != CheckoutPlan():
+    if asks_for_other_files(wish):
         text = "a composite step runs in the directory of the job that uses it, which has its files already"
         source.at_key(at, codes.GITHUB_ONLY, text, _IN_COMPOSITE)
 

@@ -175,6 +175,8 @@ class RepositoryRow(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     #: Patterns of the groups that its workflows may use.
     groups: tuple[str, ...] = ("*",)
+    #: Patterns of the repositories whose jobs may read its files.
+    readable_by: tuple[str, ...] = ()
     refs: tuple[str, ...] = ()
     fetched_at: int | None = None
     revision_fetched: str | None = None
@@ -198,6 +200,7 @@ class RepositoryRequest(msgspec.Struct, frozen=True, kw_only=True):
     interval_ms: int | None = None
     groups: tuple[str, ...] | None = None
     webhook_keys: tuple[str, ...] | None = None
+    readable_by: tuple[str, ...] | None = None
     credentials_file: str | None = None
     ssh_key_file: str | None = None
     known_hosts_file: str | None = None

@@ -177,6 +177,7 @@ def _repository_row(repository: LiveRepository, quotas: Sequence[QuotaUse], *, i
         name=repository.name,
         url=repository.settings.url,
         groups=repository.settings.groups,
+        readable_by=repository.settings.readable_by,
         refs=tuple(progress.fetched) or repository.settings.refs,
         fetched_at=progress.fetched_at,
         revision_fetched=progress.fetched.get(first) if first else None,

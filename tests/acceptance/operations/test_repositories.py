@@ -25,7 +25,7 @@ class Started:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        cluster.make_repository()
+        self.clone_of_ops = cluster.make_repository()
         self.added = cluster.folder / "apps.git"
         self.clone = cluster.folder / "apps"
         cluster.git("init", "--quiet", "--bare", "--initial-branch=main", str(self.added))
@@ -204,6 +204,41 @@ def test_a_token_for_some_groups_adds_repositories_for_these_only(started: Start
     started.ctl("repositories", "set", "apps", "--group", "db")
     removed = started.cluster.api("DELETE", "/v1/repositories/apps", headers=headers)
     assert removed.status_code == 403
+
+
+def test_jobs_of_another_repository_read_an_added_one_if_it_allows_them(started: Started) -> None:
+    """The refusal says which command allows it; an empty text takes the permission away again."""
+    cluster = started.cluster
+    cluster.add_agent("web-1", "web")
+    started.add("--wait")
+    text = (
+        "on: {push: {}}\njobs:\n  a:\n    runs-on: web\n    steps:\n"
+        "      - {uses: actions/checkout@v4, with: {repository: apps, path: a}}\n"
+        "      - run: cat a/workflows/nap.yml\n"
+    )
+
+    def run_of(commit: str) -> dict[str, Any]:
+        def rows() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = cluster.api("GET", "/v1/runs?repository=ops").json()["runs"]
+            return [row for row in found if row["revision"] == commit]
+
+        return cluster.wait_for(wait_until(rows, f"the run of {commit}")[0]["id"])
+
+    refused = run_of(cluster.push(started.clone_of_ops, {"workflows/a.yml": text}))
+    assert refused["conclusion"] == "failure"
+    assert "waterflowctl repositories set NAME --readable-by ops" in str(refused["jobs"][0]["steps"])
+
+    said = started.ctl("repositories", "set", "apps", "--readable-by", "ops", "--readable-by", "web-*")
+    assert "groups *, readable by ops, web-*;" in said
+    allowed = run_of(cluster.push(started.clone_of_ops, {"version": "2\n"}))
+    assert (allowed["conclusion"], cluster.lines(allowed["id"], 1)[0]) == ("success", NAP.splitlines()[0])
+
+    started.ctl("repositories", "set", "apps", "--readable-by", "")
+    assert run_of(cluster.push(started.clone_of_ops, {"version": "3\n"}))["conclusion"] == "failure"
+    rows = json.loads(started.ctl("repositories", "--json"))
+    assert {row["name"]: row["readable_by"] for row in rows} == {"apps": [], "ops": []}
+    audit = json.loads(started.ctl("audit", "--json", "--what", "set-repository"))
+    assert sorted(row["facts"]["readable_by"] for row in audit) == [[], ["ops", "web-*"]]
 
 
 def test_what_the_configuration_no_longer_permits_is_shown_and_does_not_stop_the_daemon(started: Started) -> None:

@@ -69,6 +69,7 @@ class RepositorySchema(msgspec.Struct, frozen=True, kw_only=True):
     conditions: list[ConditionSchema]
     quotas: list[QuotaSchema]
     groups: tuple[str, ...]
+    readable_by: tuple[str, ...]
     #: `configuration`, or `api` for one that was added through the API.
     source: Literal["configuration", "api"]
 
@@ -88,6 +89,7 @@ class RepositorySchema(msgspec.Struct, frozen=True, kw_only=True):
             conditions=[ConditionSchema.of(condition) for condition in row.conditions],
             quotas=[QuotaSchema.of(use) for use in row.quotas],
             groups=row.groups,
+            readable_by=row.readable_by,
             source="api" if row.is_added else "configuration",
         )
 
@@ -108,6 +110,7 @@ class RepositoryChangeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     interval: _Text | None = None
     groups: _Texts | None = None
     webhook_keys: _Texts | None = None
+    readable_by: _Texts | None = None
     credentials_file: _Text | None = None
     ssh_key_file: _Text | None = None
     known_hosts_file: _Text | None = None
@@ -126,6 +129,7 @@ class RepositoryChangeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
             interval_ms=_duration("interval", self.interval),
             groups=self.groups,
             webhook_keys=self.webhook_keys,
+            readable_by=self.readable_by,
             credentials_file=self.credentials_file,
             ssh_key_file=self.ssh_key_file,
             known_hosts_file=self.known_hosts_file,

@@ -68,6 +68,11 @@ def _settings_options(command: _Decorated) -> _Decorated:
                 help="Name of a secret that its webhooks may be signed with; repeatable.",
             ),
             click.option(
+                "--readable-by",
+                multiple=True,
+                help="Repository whose jobs may read its files, or a pattern with *; repeatable.",
+            ),
+            click.option(
                 "--credentials-file", help="For https: file with a token or user:token, on the daemon's host."
             ),
             click.option("--ssh-key-file", help="For ssh: private key, on the daemon's host."),
@@ -159,4 +164,6 @@ def _print(row: dict[str, Any], verb: str, *, as_json: bool) -> None:
         return
     reason = f" ({localized(row['text'])})" if row["status"] != "ready" and row["text"] else ""
     groups = ", ".join(row["groups"])
-    click.echo(escape_for_display(f"{row['name']}: {verb}; {row['url']}, groups {groups}; {row['status']}{reason}"))
+    readers = f", readable by {', '.join(row['readable_by'])}" if row["readable_by"] else ""
+    text = f"{row['name']}: {verb}; {row['url']}, groups {groups}{readers}; {row['status']}{reason}"
+    click.echo(escape_for_display(text))

@@ -358,7 +358,8 @@ def _unreadable(what: str, which: str, reader: str) -> Rejected:
     """One answer for a repository that does not exist and for one that may not be read: names are nobody else's business."""
     text = (
         f"{what}: no repository {which} is watched by this daemon and readable by jobs of {quote(reader)};"
-        f' add readable-by = ["{reader}"] to its configuration'
+        f' add readable-by = ["{reader}"] to its configuration,'
+        f" or if it was added through the API: waterflowctl repositories set NAME --readable-by {reader}"
     )
     return Rejected(codes.NOT_FOUND, text)
 

@@ -81,4 +81,4 @@ def _changer(services: Services) -> RepositoryChanger:
 
 
 def _facts(row: RepositoryRow) -> dict[str, str | list[str]]:
-    return {"url": row.url, "groups": list(row.groups)}
+    return {"url": row.url, "groups": list(row.groups), "readable_by": list(row.readable_by)}

@@ -12,7 +12,7 @@ from tests.integration.gitsource.test_local import Git
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
 from waterflow_agent.errors import Retryable, Stalled
-from waterflowd.gitsource.checkouts import revision_files
+from waterflowd.gitsource.checkouts import commit_files
 from waterflowd.model.records import Checkout
 from waterflowd.reconcile.settings import RepositorySettings
 
@@ -32,7 +32,7 @@ def _commit(git: Git) -> str:
 
 
 def _listed(git: Git, revision: str, *patterns: str) -> list[FileEntry]:
-    found = revision_files.listed(
+    found = commit_files.listed(
         str(git.path / ".git/objects"), Checkout(repository="r", revision=revision, patterns=patterns)
     )
     return file_list.decode(found.content)

@@ -116,16 +116,20 @@ async def connect(settings: ClusterSettings, data_converter: DataConverter, iden
         client_private_key=settings.key.encode() or None,
     )
     try:
-        return await Client.connect(
-            settings.address,
-            namespace=settings.namespace,
-            api_key=settings.api_key or None,
-            data_converter=data_converter,
-            tls=tls if settings.is_tls else False,
-            connect_timeout=timedelta(seconds=CONNECT_S_MAX),
-            identity=identity,
-            runtime=_runtime(),
-        )
+        # `connect_timeout` is that of the connection alone; the client's first call could take 30 s.
+        async with asyncio.timeout(CONNECT_S_MAX):
+            return await Client.connect(
+                settings.address,
+                namespace=settings.namespace,
+                api_key=settings.api_key or None,
+                data_converter=data_converter,
+                tls=tls if settings.is_tls else False,
+                connect_timeout=timedelta(seconds=CONNECT_S_MAX),
+                identity=identity,
+                runtime=_runtime(),
+            )
+    except TimeoutError:
+        raise _silent(settings) from None
     except RuntimeError as error:
         # The client wraps everything, a refused call as well, in this type.
         raise _unreachable(settings, f"does not answer as Temporal does: {error}") from error
@@ -144,8 +148,7 @@ async def try_connection(settings: ClusterSettings) -> None:
             finally:
                 writer.transport.abort()
     except TimeoutError:
-        text = f"did not answer within {CONNECT_S_MAX:g} s; next: check the address, the firewall and the cluster"
-        raise _unreachable(settings, text) from None
+        raise _silent(settings) from None
     except ssl.SSLCertVerificationError as error:
         raise Stalled("WF803", _verification(settings, error)) from error
     except ssl.SSLError as error:
@@ -237,6 +240,11 @@ def _closed(settings: ClusterSettings) -> str:
     if settings.cert:
         return f"{where}; next: check that the cluster trusts the CA of the certificate in {settings.cert_file}"
     return f"{where}; next: if the cluster requires a client certificate, set temporal.cert and temporal.key"
+
+
+def _silent(settings: ClusterSettings) -> Retryable:
+    text = f"did not answer within {CONNECT_S_MAX:g} s; next: check the address, the firewall and the cluster"
+    return _unreachable(settings, text)
 
 
 def _unreachable(settings: ClusterSettings, text: str) -> Retryable:

@@ -10,7 +10,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from waterflow_agent.errors import Stalled
-from waterflowd.temporal import orders
+from waterflowd.temporal import orders, workers
 from waterflowd.temporal.gateway.abandoned import InProgress
 from waterflowd.temporal.workflow import messages, shell
 from waterflowd.temporal.workflow.turns import StreamActivities
@@ -57,4 +57,4 @@ async def take_turns(
         graceful_shutdown_timeout=timedelta(0),
         interceptors=[in_progress] if in_progress is not None else [],
     )
-    await worker.run()
+    await workers.run(worker)

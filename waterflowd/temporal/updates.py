@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.client import (
+    Client,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.exceptions import ApplicationError
 
 from waterflowd.temporal.reading.stream_reader import NotFoundError, reported
@@ -32,16 +38,27 @@ async def ask(client: Client, stream: str, content: bytes) -> bytes:
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
                 with reported():
-                    answer: bytes = await handle.execute_update(messages.REQUEST_UPDATE, content, result_type=bytes)
-                    return answer
+                    return await request(handle, content)
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # Temporal's client turns every cancel into an error, also that of a caller.
-                raise asyncio.CancelledError from error
             raise NoAnswerError(stream) from error
         except WorkflowUpdateFailedError as error:
             if isinstance(error.cause, ApplicationError) and error.cause.type == "ended":
                 raise NotFoundError(f"{stream} has ended") from error
             await asyncio.sleep(_REPEAT_S)
     raise NoAnswerError(stream)
+
+
+async def request(handle: WorkflowHandle[Any, Any], content: bytes, identifier: str | None = None) -> bytes:
+    """The answer of a turn, however long it takes. Raises what `WorkflowHandle.execute_update` raises.
+
+    A repeated request with the same identifier has the same answer.
+    """
+    try:
+        answer: bytes = await handle.execute_update(messages.REQUEST_UPDATE, content, id=identifier, result_type=bytes)
+    except WorkflowUpdateRPCTimeoutOrCancelledError as error:
+        if isinstance(error.__cause__, asyncio.CancelledError):
+            # Temporal's client reports that its caller was cancelled as if the call had timed out. Who asks again after a
+            # timeout could never be stopped.
+            raise error.__cause__ from None
+        raise
+    return answer

@@ -63,6 +63,60 @@ def passing_on_to(address: str) -> Serve:
     return serve
 
 
+class Network:
+    """Passes every connection on to the real server, and can lose everything without either end noticing it."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, self._port = address.rpartition(":")
+        self._loses_calls = self._loses_answers = False
+        self._cut_off: set[asyncio.StreamWriter] = set()
+
+    def cut(self, *, calls: bool = True) -> None:
+        """What the server sends from now on is lost, and what it is sent, too, if `calls` are lost."""
+        self._loses_calls, self._loses_answers = calls, True
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether something was lost since the last cut."""
+        return bool(self._cut_off)
+
+    def heal(self) -> None:
+        """Connections of which something was lost are reset; new ones work."""
+        self._loses_calls = self._loses_answers = False
+        for writer in self._cut_off:
+            writer.transport.abort()
+        self._cut_off.clear()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """See `Serve`."""
+        behind_reader, behind_writer = await asyncio.open_connection(self._host, int(self._port))
+        calls = self._copy(reader, behind_writer, writer, lambda: self._loses_calls)
+        answers = self._copy(behind_reader, writer, writer, lambda: self._loses_answers)
+        tasks = [asyncio.ensure_future(each) for each in (calls, answers)]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            behind_writer.transport.abort()
+            self._cut_off.discard(writer)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _copy(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        client: asyncio.StreamWriter,
+        is_lost: Callable[[], bool],
+    ) -> None:
+        while piece := await reader.read(_CHUNK_BYTES):
+            if is_lost():
+                self._cut_off.add(client)
+            else:
+                writer.write(piece)
+                await writer.drain()
+
+
 async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Reads everything and answers nothing."""
     while await reader.read(_CHUNK_BYTES):

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 from temporalio.converter import WorkflowSerializationContext
-from temporalio.service import RPCError
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
+from tests.hanging_tasks import waits
 from tests.integration.temporal.server import Namespace
 from tests.lease_terms import TERMS
 from tests.patience import PATIENCE_S
@@ -40,7 +42,7 @@ from waterflowd.host.feed import Feed
 from waterflowd.host.history import LogOutputs
 from waterflowd.model.ids import AgentId, RunId, run_id, run_stream
 from waterflowd.model.records import RunSummary, Trigger, TriggerKind
-from waterflowd.temporal import orders, run_turns
+from waterflowd.temporal import orders, run_turns, workers
 from waterflowd.temporal.gateway import attempts
 from waterflowd.temporal.gateway.abandoned import Pauses
 from waterflowd.temporal.gateway.gateway import Gateway
@@ -53,6 +55,8 @@ from waterflowd.testing.memory_files import MemoryFiles
 from waterflowd.testing.memory_log import MemoryLog
 from waterflowd.testing.memory_outputs import MemoryOutputLogs
 
+Found = TypeVar("Found")
+
 #: Far more than a test takes.
 LOST_AFTER_MS = 600_000
 CALL_TIMEOUT = timedelta(seconds=10)
@@ -60,6 +64,8 @@ CALL_TIMEOUT = timedelta(seconds=10)
 HEARTBEAT_S = 0.3
 #: How long sessions are confirmed without answers from Temporal.
 CONFIRM_S = 3.0
+#: A call that has perhaps not arrived.
+_LOST = (RPCStatusCode.CANCELLED, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.UNAVAILABLE)
 #: Of the search for abandoned activities.
 PAUSES = Pauses(certain_s=0.3, again_s=0.3, probe_s=0.3)
 
@@ -72,6 +78,27 @@ async def until(condition: Callable[[], Any], what: str) -> None:
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"waited {PATIENCE_S:g} s for {what}") from None
+
+
+async def answered(call: Callable[[], Awaitable[Found]]) -> Found:
+    """The server's answer to a call that may be repeated: a busy server, or one that has just been started, may lose it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return await call()
+            except RPCError as error:
+                if error.status not in _LOST:
+                    raise
+            await asyncio.sleep(0.1)
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """Cancels a task and waits for its end; the failure says what everything waits for."""
+    task.cancel()
+    await asyncio.wait([task], timeout=PATIENCE_S)
+    assert task.done(), f"{task.get_name()} did not end within {PATIENCE_S:g} s:\n" + "\n".join(waits())
+    if not task.cancelled():
+        task.result()
 
 
 class Cluster:
@@ -92,14 +119,18 @@ class Cluster:
         turns = cluster.turns = RunTurns(
             cluster.registry, Placement(cluster.registry), AccessPolicy(), lost_after_ms=lost_after_ms, terms=TERMS
         )
-        async with Worker(
+        worker = Worker(
             cluster.client,
             task_queue=orders.STREAMS_QUEUE,
             workflows=[shell.Stream],
             activities=StreamActivities(turns, cluster.client.data_converter).all,
             graceful_shutdown_timeout=timedelta(0),
-        ):
+        )
+        working = asyncio.create_task(workers.run(worker), name="turns of runs")
+        try:
             yield cluster
+        finally:
+            await ended(working)
 
     def changed_lists(self) -> Sequence[tuple[RunId, inputs.ServersListed]]:
         """What runs that wait for servers should hear."""
@@ -131,14 +162,22 @@ class Cluster:
             inputs=[messages.SignalReceived(number=1, content=orders.INPUTS.pack(start))],
             number=1,
         )
-        handle: WorkflowHandle[Any, bytes] = await self.client.start_workflow(
-            messages.WORKFLOW_TYPE,
-            begin,
-            id=run_stream(run),
-            task_queue=orders.STREAMS_QUEUE,
-            task_timeout=timedelta(seconds=task_timeout_s),
-            result_type=bytes,
-        )
+        handle: WorkflowHandle[Any, bytes]
+        try:
+            handle = await answered(
+                lambda: self.client.start_workflow(
+                    messages.WORKFLOW_TYPE,
+                    begin,
+                    id=run_stream(run),
+                    task_queue=orders.STREAMS_QUEUE,
+                    task_timeout=timedelta(seconds=task_timeout_s),
+                    result_type=bytes,
+                    rpc_timeout=CALL_TIMEOUT,
+                )
+            )
+        except WorkflowAlreadyStartedError:
+            # Only the answer was lost.
+            handle = self.client.get_workflow_handle(run_stream(run), result_type=bytes)
         return Run(run, handle, self.client)
 
 
@@ -160,8 +199,9 @@ class Run:
                     return summary
 
     async def send(self, item: inputs.Input) -> None:
-        """Signals an input."""
-        await self.handle.signal(messages.INPUT_SIGNAL, orders.INPUTS.pack(item))
+        """Signals an input. The run may get it twice, which must make no difference."""
+        content = orders.INPUTS.pack(item)
+        await answered(lambda: self.handle.signal(messages.INPUT_SIGNAL, content, rpc_timeout=CALL_TIMEOUT))
 
     async def events(self) -> list[events.RunEvent]:
         """What the run has recorded."""
@@ -247,11 +287,20 @@ class Daemon:
     @classmethod
     @asynccontextmanager
     async def running(
-        cls, cluster: Cluster, *, secrets: Secrets | None = None, missing_s: float = attempts.MISSING_S, name: str = ""
+        cls,
+        cluster: Cluster,
+        *,
+        secrets: Secrets | None = None,
+        missing_s: float = attempts.MISSING_S,
+        name: str = "",
+        address: str = "",
     ) -> AsyncIterator[Daemon]:
-        """A gateway with a connection of its own: a new process of the daemon `name`, or of a daemon of its own."""
+        """A gateway with a connection of its own: a new process of the daemon `name`, or of a daemon of its own.
+
+        `address`: what passes everything on to the server.
+        """
         identity = f"{name or uuid4().hex}/{uuid4().hex}"
-        client = await cluster.namespace.client(identity=identity)
+        client = await cluster.namespace.client(identity=identity, address=address)
         daemon = cls(cluster, client, secrets or Secrets(), missing_s)
         try:
             yield daemon
@@ -261,9 +310,7 @@ class Daemon:
     async def stop(self) -> None:
         """Ends the gateway, as a daemon does that is stopped."""
         for task in (self._running, self._collecting):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await ended(task)
         for handle in (*self.agents._lost_timers.values(), *self.agents._doubtful.values()):
             handle.cancel()
 

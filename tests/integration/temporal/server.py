@@ -135,10 +135,15 @@ class Namespace:
     server: Server
     name: str
 
-    async def client(self, data_converter: DataConverter | None = None, identity: str | None = None) -> Client:
-        """A new connection, which seals by default; `identity` is the process as Temporal sees it."""
+    async def client(
+        self, data_converter: DataConverter | None = None, identity: str | None = None, address: str = ""
+    ) -> Client:
+        """A new connection, which seals by default; `identity` is the process as Temporal sees it.
+
+        `address`: what passes everything on to the server.
+        """
         return await Client.connect(
-            self.server.address,
+            address or self.server.address,
             namespace=self.name,
             identity=identity,
             data_converter=data_converter or converter.data_converter(KEYS),

@@ -8,7 +8,7 @@ import random
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import PollActivityTaskQueueRequest, RespondActivityTaskFailedRequest
 
-from tests.integration.temporal.gateway_harness import CALL_TIMEOUT, Cluster, Daemon, until
+from tests.integration.temporal.gateway_harness import CALL_TIMEOUT, Cluster, Daemon, answered, until
 from tests.integration.temporal.server import Namespace
 from waterflow_agent.attempts import Outcome
 from waterflowd.engine import events, inputs
@@ -68,6 +68,7 @@ async def test_a_cancel_survives_the_session_in_which_its_attempt_has_not_arrive
         service = cluster.client.workflow_service
         queue = TaskQueue(name=orders.agent_queue(agent))
         poll = PollActivityTaskQueueRequest(namespace=namespace.name, task_queue=queue, identity="another")
+        # Not repeated: an answer that was lost has taken the activity.
         taken = await service.poll_activity_task_queue(poll, timeout=CALL_TIMEOUT * 6)
         assert taken.activity_id == orders.task_activity(task, agent)
         daemon.hello(agent)
@@ -76,9 +77,8 @@ async def test_a_cancel_survives_the_session_in_which_its_attempt_has_not_arrive
         assert session is not None
         await until(lambda: session.cancels, "the cancel")
         daemon.bye(agent)
-        await service.respond_activity_task_failed(
-            RespondActivityTaskFailedRequest(namespace=namespace.name, task_token=taken.task_token)
-        )
+        failed = RespondActivityTaskFailedRequest(namespace=namespace.name, task_token=taken.task_token)
+        await answered(lambda: service.respond_activity_task_failed(failed, timeout=CALL_TIMEOUT))
         daemon.hello(agent)
 
         async def stop() -> None:

@@ -35,7 +35,7 @@ from waterflow_agent.wire.messages import TaskId
 from waterflowd.host.agents.attempts import held_attempt
 from waterflowd.model.ids import AgentId, RunId, is_run_id, run_stream
 from waterflowd.model.records import HeldAttempt
-from waterflowd.temporal import orders
+from waterflowd.temporal import orders, updates
 from waterflowd.temporal.reading.run_reader import TemporalRunReader
 from waterflowd.temporal.reading.stream_reader import RUNS, StreamReader, is_not_found
 from waterflowd.temporal.workflow import messages
@@ -146,7 +146,7 @@ class ActivityClient:
         """
         handle = self._client.get_workflow_handle(run_stream(run), result_type=bytes)
         try:
-            await handle.execute_update(messages.REQUEST_UPDATE, content, id=identifier, result_type=bytes)
+            await updates.request(handle, content, identifier)
         except WorkflowUpdateRPCTimeoutOrCancelledError as error:
             raise _unconfirmed(error) from error
         except WorkflowUpdateFailedError as error:

@@ -29,7 +29,7 @@ from temporalio.worker import (
 from waterflowd.fleet.placement import Placement
 from waterflowd.fleet.registry import ALL_SERVERS, Registry
 from waterflowd.model.ids import AgentId
-from waterflowd.temporal import orders
+from waterflowd.temporal import orders, workers
 from waterflowd.temporal.gateway.abandoned import InProgress
 from waterflowd.temporal.gateway.activities import GatewayActivities
 from waterflowd.temporal.gateway.slots import Slots
@@ -119,7 +119,7 @@ class Queues:
                     graceful_shutdown_timeout=timedelta(0),
                     interceptors=[self._in_progress],
                 )
-                await worker.run()
+                await workers.run(worker)
             except Exception:
                 # A supervision point: other queues are not affected.
                 logger.exception("cannot take activities from %s; will retry", queue)

@@ -22,7 +22,7 @@ from temporalio.worker import Worker
 
 from waterflow_agent.errors import WaterflowError
 from waterflowd.reconcile.loop import Reconciler
-from waterflowd.temporal import orders
+from waterflowd.temporal import orders, workers
 from waterflowd.temporal.received_orders import read
 from waterflowd.temporal.repositories.ledger import DecidedRun
 from waterflowd.temporal.repositories.streams import RepositoryStream, RepositoryStreams
@@ -73,7 +73,7 @@ class Leadership:
                 for name in self._reconciler.loops:
                     self._follow(name)
                     tasks.create_task(self._watch(self._streams.of(name)), name=f"changes of repository {name}")
-                tasks.create_task(worker.run(), name="leadership")
+                tasks.create_task(workers.run(worker), name="leadership")
         finally:
             for task in self._following.values():
                 task.cancel()

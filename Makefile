@@ -101,8 +101,11 @@ clean: ## Remove everything that make created
 environment:
 	@requirements/environment.sh "$(VENV)" runtime
 
+# pip compiles what it installs, but not an editable installation. Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each of
+# the thousands of processes that the tests start would compile Waterflow again.
 environment-dev:
 	@requirements/environment.sh "$(VENV)" dev
+	@$(bin)/python -m compileall -q waterflowd agent/waterflow_agent
 
 environment-packaging: environment
 	@$(bin)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements/packaging.txt

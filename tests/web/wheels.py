@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import shutil
 import subprocess
 import sys
@@ -31,8 +32,10 @@ def build(folder: Path) -> list[Path]:
 
 
 def install(wheels: list[Path], folder: Path) -> Path:
-    """Unpacks wheels, which are pure Python, into a folder that PYTHONPATH puts before the checkout."""
+    """Unpacks and compiles wheels, which are pure Python, into a folder that PYTHONPATH puts before the checkout."""
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
+    # As pip does. Otherwise each process would compile all modules.
+    compileall.compile_dir(folder, quiet=1)
     return folder

@@ -4,7 +4,7 @@ Temporal's client waits for the polls of a worker that stops, for its activities
 that ends these polls itself (`frontend.enableCancelWorkerPollsOnShutdown`) is waited for as long as it does not answer. So a
 daemon could not stop, and an agent could not begin its next session, while the cluster is away.
 
-Rules of this file: what a stopped worker may still get from its last poll is given back to its queue by the next search for
+Rules of this file: what a stopped worker may still get from its last poll is returned to its queue by the next search for
 abandoned activities (`gateway.abandoned`), or when its timeout has ended.
 """
 

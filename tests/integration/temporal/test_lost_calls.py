@@ -1,4 +1,4 @@
-"""Calls that nothing answers, because the network loses them or no turn takes them: nothing waits for ever or is done twice."""
+"""Calls that nothing answers, because the network loses them or no turn takes them: nothing waits forever or is done twice."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -56,6 +58,12 @@ until test -e "$HOME/alive"; do sleep 0.1; done
 """
 
 
+@pytest.fixture
+def machine(shared_machine: Machine) -> Machine:
+    """One machine for all tests, which end what they start."""
+    return shared_machine
+
+
 def workflow(script: str, *, job: str = "", step: str = "") -> str:
     """Returns a workflow of one step, with more lines for the job and for the step."""
     lines = "".join(f"          {line}\n" for line in script.strip().splitlines())
@@ -81,6 +89,24 @@ def counted(machine: Machine) -> int:
     """Returns how many processes steps have left behind, as the agent's status says."""
     said = machine.run("waterflow-agent", "status", "--json").stdout
     return int(json.loads(said)["leftovers"])
+
+
+@contextlib.contextmanager
+def step_users(machine: Machine, name: str) -> Iterator[None]:
+    """Inside of the block, the agent's configuration allows jobs to run as this user."""
+    config = machine.root.inside("/etc/waterflow/agent.toml")
+    before = config.read_text()
+
+    def configure(text: str) -> None:
+        config.write_text(text)
+        machine.systemctl("restart", "waterflow-agent.service")
+        wait_until(machine.is_connected, "the agent to be connected")
+
+    configure(f'{before}step-users = ["{name}"]\n')
+    try:
+        yield
+    finally:
+        configure(before)
 
 
 def test_a_step_reaches_neither_the_agent_nor_the_runner(machine: Machine) -> None:
@@ -117,33 +143,26 @@ def test_jobs_of_other_users_are_separate_and_their_directories_go(machine: Mach
     machine.run("useradd", "--create-home", "--home-dir", "/srv/deploy", "deploy")
     refused = failure(machine, workflow("id -un", job="    user: deploy\n"))
     assert 'step-users = ["deploy"]' in refused
-    with machine.root.inside("/etc/waterflow/agent.toml").open("a") as file:
-        file.write('step-users = ["deploy"]\n')
-    machine.systemctl("restart", "waterflow-agent.service")
-    wait_until(machine.is_connected, "the agent to be connected")
     script = """id -un
 mkdir -p deep/er && touch deep/er/file && chmod 000 deep/er && ln -s /etc/passwd link
 stat -c %U deep
 echo "value=1" >>"$WATERFLOW_OUTPUT"
 (umask 077; echo private >private)"""
 
-    assert printed(machine, workflow(script, job="    user: deploy\n")) == ["deploy", "deploy"]
+    with step_users(machine, "deploy"):
+        assert printed(machine, workflow(script, job="    user: deploy\n")) == ["deploy", "deploy"]
 
-    assert "steps may not run as user root" in failure(machine, workflow("id", job="    user: root\n"))
-    wait_until(lambda: machine.run("find", f"{DATA}/work", "-name", "er").stdout == "", "the directory to be removed")
+        assert "steps may not run as user root" in failure(machine, workflow("id", job="    user: root\n"))
+        wait_until(lambda: machine.run("find", f"{DATA}/work", "-name", "er").stdout == "", "the directory to go")
     assert "root:" in machine.run("cat", "/etc/passwd").stdout
 
 
 def test_root_needs_the_privileged_profile(machine: Machine) -> None:
     """A compromised agent, which asks for root, is refused by the runner."""
-    with machine.root.inside("/etc/waterflow/agent.toml").open("a") as file:
-        file.write('step-users = ["root"]\n')
-    machine.systemctl("restart", "waterflow-agent.service")
-    wait_until(machine.is_connected, "the agent to be connected")
-
-    assert failure(machine, workflow("id", job="    user: root\n")) == (
-        "steps may not run as root; that needs the privileged profile of the units"
-    )
+    with step_users(machine, "root"):
+        assert failure(machine, workflow("id", job="    user: root\n")) == (
+            "steps may not run as root; that needs the privileged profile of the units"
+        )
 
 
 def test_the_status_says_what_is_not_enforced(machine: Machine) -> None:

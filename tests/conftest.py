@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 
 from tests.chance import IS_FULL
+from tests.distribution import pytest_collection_modifyitems as pytest_collection_modifyitems
 from tests.hanging_tasks import pytest_timeout_set_timer as pytest_timeout_set_timer
 
 if TYPE_CHECKING:

@@ -5,11 +5,13 @@
 #   PYTHON=FILE   Python that creates it (python3, or the first suitable version)
 #   SEEDS=N       number of simulated runs (sim); SEED=N repeats one with its full trace
 #   ENGINE=NAME   engine of the demo: log, or temporal with Temporal's development server
+#   WORKERS=N     test processes (test); by default half as many again as there are processors, because many tests mostly wait
 #   ARGS=...      passed on to pytest (test), waterflowctl demo (demo), the benchmark (bench) or the lock script (lock)
 
 VENV ?= .venv
 ARGS ?=
 SEEDS ?= 1000
+WORKERS ?= $(shell expr $$(nproc) '*' 3 / 2)
 bin = $(VENV)/bin
 export PYTHON
 
@@ -26,7 +28,7 @@ demo: environment$(if $(filter temporal,$(ENGINE)),-dev) ## Run a demo on this m
 	@$(bin)/waterflowctl demo $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 test: environment-dev ## Run the whole test suite; ARGS="-k name" selects tests
-	@$(bin)/python -m pytest -n auto --dist worksteal $(ARGS)
+	@$(bin)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: environment-dev ## Check format, lint and types, run the quick tests, list the largest modules and functions
 	@$(bin)/ruff format --check --quiet .

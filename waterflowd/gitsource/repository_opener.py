@@ -9,9 +9,12 @@ from pathlib import Path
 
 from waterflow_agent.errors import Rejected, Retryable
 from waterflowd.gitsource import digests, git_layout, reading, urls
-from waterflowd.gitsource.history.reader import CompleteRepository, pack_directories
+from waterflowd.gitsource.history.reader import CompleteRepository, derived_directories
+from waterflowd.gitsource.lfs import content_store
+from waterflowd.gitsource.lfs.pointers import LargeFile
+from waterflowd.gitsource.lfs.transfer_protocol import TransferRequest
 from waterflowd.gitsource.local import LocalSource
-from waterflowd.gitsource.remote import address_policy
+from waterflowd.gitsource.remote import address_policy, credentials
 from waterflowd.gitsource.remote.fetcher import Fetcher
 from waterflowd.gitsource.remote.mirror import Mirror
 from waterflowd.gitsource.remote.source import RemoteSource
@@ -50,10 +53,33 @@ class RepositoryOpener:
                 source=LocalSource(settings.name, url),
                 objects=lambda: git_layout.find(url).objects,
                 shallow=lambda: git_layout.shallow(git_layout.find(url)),
+                lfs_request=lambda files, target: self._lfs_request(settings, files, target),
             )
         mirror = self._complete_mirror(settings, url)
         source = RemoteSource(settings, url, mirror, self._fetcher, self._environment, has_history=True)
-        return CompleteRepository(source=source, objects=lambda: mirror.objects, shallow=lambda: ())
+        return CompleteRepository(
+            source=source,
+            objects=lambda: mirror.objects,
+            shallow=lambda: (),
+            lfs_request=lambda files, target: self._lfs_request(settings, files, target),
+        )
+
+    async def _lfs_request(
+        self, settings: RepositorySettings, files: tuple[LargeFile, ...], target: str
+    ) -> TransferRequest:
+        url = check(settings)
+        if isinstance(url, Path):
+            layout = await asyncio.to_thread(git_layout.find, url)
+            source = str(Path(layout.common_directory) / "lfs" / "objects")
+            return TransferRequest(files=files, target=target, source=source, time_s=content_store.TIME_S)
+        return TransferRequest(
+            files=files,
+            target=target,
+            url=url,
+            credentials=await asyncio.to_thread(credentials.load, settings, url, self._environment),
+            allow_loopback=settings.allow_loopback,
+            time_s=content_store.TIME_S,
+        )
 
     async def digests(self, settings: RepositorySettings, commit: str, calls: Sequence[str]) -> dict[str, str]:
         """The results of `hashFiles` over the tree of a commit; see `digests.digests`. Does not block the event loop."""
@@ -75,8 +101,8 @@ class RepositoryOpener:
     async def remove(self, settings: RepositorySettings) -> None:
         """Removes what was fetched of a repository that is no longer watched, and its packs. Idempotent."""
         url = check(settings)
-        for packs in pack_directories(self._directory, settings.name):
-            await asyncio.to_thread(shutil.rmtree, packs, ignore_errors=True)
+        for derived in derived_directories(self._directory, settings.name):
+            await asyncio.to_thread(shutil.rmtree, derived, ignore_errors=True)
         if not isinstance(url, Path):
             for mirror in (self._mirror(settings, url), self._complete_mirror(settings, url)):
                 await asyncio.to_thread(mirror.remove)

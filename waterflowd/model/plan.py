@@ -353,6 +353,8 @@ class CheckoutPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     submodules: bool = False
     #: Whether there is a `.git` with the one commit.
     shallow: bool = False
+    #: Whether files in Git LFS have their contents.
+    lfs: bool = False
 
 
 class ReportPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

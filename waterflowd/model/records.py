@@ -378,6 +378,8 @@ class CheckoutPart(msgspec.Struct, frozen=True, kw_only=True):
     head: str = ""
     #: Whether there is a `.git` with the one commit.
     shallow: bool = False
+    #: Whether files in Git LFS have their contents.
+    lfs: bool = False
 
 
 class Checkout(msgspec.Struct, frozen=True, kw_only=True):
@@ -399,7 +401,8 @@ class FilesListed(msgspec.Struct, frozen=True, kw_only=True):
     blobs: frozenset[bytes]
     #: The repositories of files that are not in the run's own, or not in its mirror, by the files' Git ids.
     repositories: Mapping[bytes, str] = {}
-    #: Files that are not in the repository, by their Git ids: those of `.git`. Their content, or the path of a file with it.
+    #: Files that are not in the repository, by their Git ids: those of `.git`, and contents in Git LFS. Their content, or the
+    #: path of a file with it.
     made: Mapping[bytes, bytes | str] = {}
 
 

@@ -29,6 +29,7 @@ WEBHOOK_KEY_NOT_ALLOWED = "WF530"
 RUN_QUOTA = "WF531"
 NOT_APPLIED_YET = "WF532"
 NOTIFY_FILE = "WF533"
+LFS = "WF534"
 
 #: Codes of the API for names that are unknown or ambiguous.
 NOT_FOUND = "WF604"
@@ -65,5 +66,6 @@ CODES: dict[str, str] = {
     WEBHOOK_KEY_NOT_ALLOWED: "the configuration does not let a webhook be signed with this secret",
     NOTIFY_FILE: "the file .waterflow/notify.yml has an error, or names what the configuration does not permit",
     NOT_APPLIED_YET: "the daemon that leads the repository has not applied its refs yet",
+    LFS: "a file in Git LFS cannot be fetched: the server does not have it, or it is too large",
     RUN_QUOTA: "the repository has started as many runs as its quota allows",
 }

@@ -47,6 +47,8 @@ class FileEntry(msgspec.Struct, frozen=True, array_like=True):
     kind: FileKind
     #: The Git id of the content: SHA-1 of `blob SIZE\\0` and the content.
     blob: bytes
+    #: The Git id that the commit has in its place: that of the pointer, for a file in Git LFS; empty if it is the same.
+    pointer: bytes = b""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -74,6 +76,8 @@ def decode(content: bytes | bytearray) -> list[FileEntry]:
 
 def _is_allowed(entry: FileEntry) -> bool:
     if entry.kind is not FileKind.SUBMODULE and len(entry.blob) != BLOB_ID_BYTES:
+        return False
+    if entry.pointer and len(entry.pointer) != BLOB_ID_BYTES:
         return False
     if entry.kind is FileKind.GIT:
         root = git_root(entry.path)

@@ -5,6 +5,9 @@ every file would count as deleted, and an index without sizes and times would ma
 (`git diff-index`) report every file as changed. So the index is written when all files have been. The configuration that the
 daemon sends tells Git to compare only sizes and times in seconds, which survive the copy for another user.
 
+Git reads a file that is as new as the index, and would take a file in Git LFS for a changed pointer where the program of Git
+LFS is not installed. So such files are older.
+
 The format is version 2 of Git's index: a header, entries sorted by path, and the SHA-1 of everything before it.
 """
 
@@ -13,7 +16,8 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from waterflow_agent.checkout.file_list import FileEntry, FileKind, git_root
@@ -28,6 +32,8 @@ _MODES = {
     FileKind.SUBMODULE: 0o160000,
 }
 _WORD = 0xFFFF_FFFF
+#: By how much files in Git LFS are older than the index; Git compares seconds.
+_OLDER_S = 2
 #: The flags hold the length of the path, up to this one.
 _LENGTH_MAX = 0xFFF
 #: Git needs the first two to recognize a repository.
@@ -58,10 +64,13 @@ def _root_of(entry: FileEntry) -> bytes | None:
     return git_root(entry.path) if entry.kind is FileKind.GIT else None
 
 
-def _complete(directory: bytes, prefix: bytes, tracked: Iterable[FileEntry]) -> None:
+def _complete(directory: bytes, prefix: bytes, tracked: Sequence[FileEntry]) -> None:
     git = os.path.join(directory, b".git")
     for name in _DIRECTORIES:
         os.makedirs(os.path.join(git, name.encode()), exist_ok=True)
+    for entry in tracked:
+        if entry.pointer:
+            os.utime(directory + entry.path.removeprefix(prefix), (before := time.time() - _OLDER_S, before))
     entries = [
         _entry(entry, entry.path.removeprefix(prefix), os.lstat(directory + entry.path.removeprefix(prefix)))
         for entry in sorted(tracked, key=lambda entry: entry.path)
@@ -87,7 +96,7 @@ def _entry(entry: FileEntry, path: bytes, status: os.stat_result) -> bytes:
         status.st_uid & _WORD,
         status.st_gid & _WORD,
         0 if is_submodule else status.st_size & _WORD,
-        entry.blob,
+        entry.pointer or entry.blob,
         min(len(path), _LENGTH_MAX),
     )
     # At least one zero byte, up to a multiple of eight.

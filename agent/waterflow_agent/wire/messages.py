@@ -105,6 +105,7 @@ class TreePart(msgspec.Struct, frozen=True, array_like=True):
     submodules: bool
     head: str
     shallow: bool = False
+    lfs: bool = False
 
 
 class Tree(msgspec.Struct, frozen=True, array_like=True):

@@ -209,6 +209,33 @@ def test_a_plain_checkout_step_gives_the_commit(empty_cluster: Cluster, clone: P
         assert lines == [commit, subject, "## main...origin/main", str(count), "version", "workflows"]
 
 
+def test_files_in_git_lfs_have_their_contents(empty_cluster: Cluster, clone: Path) -> None:
+    """The server has no program of Git LFS, and Git sees no change; a job that does not ask for them has pointers."""
+    cluster = empty_cluster
+    content = b"large\0" * 300_000
+    oid = hashlib.sha256(content).hexdigest()
+    stored = Path(cluster.repository) / "lfs/objects" / oid[:2] / oid[2:4] / oid
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(content)
+    text = (
+        "on: {push: {}}\njobs:\n"
+        "  contents:\n    runs-on: web\n    steps:\n"
+        "      - {uses: actions/checkout@v4, with: {lfs: true}}\n"
+        "      - run: sha256sum < model.bin && git status --porcelain && git show HEAD:model.bin | head -1\n"
+        "  pointers:\n    runs-on: web\n    needs: contents\n    steps:\n      - run: tail -1 model.bin\n"
+    )
+    version = "version https://git-lfs.github.com/spec/v1"
+    files = {
+        "workflows/a.yml": text,
+        ".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n",
+        "model.bin": f"{version}\noid sha256:{oid}\nsize {len(content)}\n",
+    }
+    cluster.push(clone, files)
+    run = _runs(cluster)[0]["id"]
+    assert cluster.wait_for(run)["conclusion"] == "success", cluster.lines(run)
+    assert cluster.lines(run, 3) == [f"{oid}  -", version, f"size {len(content)}"]
+
+
 def test_a_job_reads_another_repository_only_with_its_permission(empty_cluster: Cluster, clone: Path) -> None:
     """The permission is in the daemon's configuration, and takes effect with a reload; on Temporal with a restart."""
     cluster = empty_cluster

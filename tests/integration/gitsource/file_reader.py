@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from waterflow_agent.checkout import file_list
@@ -16,9 +17,11 @@ from waterflowd.model.records import Checkout
 from waterflowd.reconcile.settings import RepositorySettings
 
 
-def file_reader(*settings: RepositorySettings, mirrors: Path) -> RevisionFileReader:
-    """Reads these repositories; remotes through mirrors in a directory."""
-    opener = RepositoryOpener(mirrors, {})
+def file_reader(
+    *settings: RepositorySettings, mirrors: Path, environment: Mapping[str, str] | None = None
+) -> RevisionFileReader:
+    """Reads these repositories; remotes through mirrors in a directory, with tokens of the environment."""
+    opener = RepositoryOpener(mirrors, environment or {})
     histories = HistoryReaders(mirrors, opener.open_complete)
     return RevisionFileReader({one.name: one for one in settings}, opener, histories)
 

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.integration.gitsource.lfs_server import LFS_CONTENTS, LfsServer
 from tests.integration.reconcile.reconciler_harness import Work
 from waterflowd.gitsource.remote.mirror import MirrorState
 from waterflowd.gitsource.repository_opener import RepositoryOpener
@@ -148,7 +149,13 @@ class Https:
         self.edit: Callable[[str, bytes], bytes] = lambda path, body: body
         #: Always speaks version 1 of the protocol, whatever the client requests.
         self.forget_protocol = False
+        #: What it has of Git LFS, if anything.
+        self.lfs: LfsServer | None = None
         self.seen: list[tuple[str, str]] = []
+
+    def authorization(self) -> str:
+        """The header that a request needs."""
+        return "Basic " + base64.b64encode((self.login or "").encode()).decode()
 
     def url(self, name: str = "ops.git") -> str:
         return f"https://localhost:{self.port}/{name}"
@@ -222,10 +229,20 @@ class _Cgi(http.server.BaseHTTPRequestHandler):
         if self.of.moved is not None and self.path.startswith(self.of.moved[0]):
             self._send(301, {"Location": self.path.replace(*self.of.moved)}, b"")
             return
-        expected = "Basic " + base64.b64encode((self.of.login or "").encode()).decode()
-        if self.of.login is not None and self.headers.get("Authorization") != expected:
+        is_content = self.path.startswith(LFS_CONTENTS)
+        if (
+            self.of.login is not None
+            and self.headers.get("Authorization") != self.of.authorization()
+            and not is_content
+        ):
             self._send(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"")
             return
+        if self.of.lfs is not None:
+            host = f"{'http' if self.of.authority == Path() else 'https'}://localhost:{self.of.port}"
+            answer = self.of.lfs.answer(self.command, self.path, host, self.headers, body)
+            if answer is not None:
+                self._send(*answer)
+                return
         path, _, query = self.path.partition("?")
         variables = {
             "GIT_PROJECT_ROOT": str(self.of.root),

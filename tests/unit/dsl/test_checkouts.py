@@ -46,7 +46,14 @@ def test_history_and_a_path_are_planned(language: Language) -> None:
 
 @pytest.mark.parametrize(
     "parameters",
-    ["fetch-depth: 0", "fetch-depth: '0'", "fetch-depth: 50", "fetch-tags: true", "fetch-depth: 0, path: ."],
+    [
+        "fetch-depth: 0",
+        "fetch-depth: '0'",
+        "fetch-depth: 0, lfs: false",
+        "fetch-depth: 50",
+        "fetch-tags: true",
+        "fetch-depth: 0, path: .",
+    ],
 )
 def test_a_step_can_ask_for_history(language: Language, parameters: str) -> None:
     """A depth of more than one commit means all of them."""
@@ -72,6 +79,7 @@ def test_a_job_without_a_step_has_files_only(language: Language) -> None:
         ("checkout: {history: true},", CheckoutPlan(history=True)),
         ("checkout: {submodules: true},", CheckoutPlan(submodules=True, shallow=True)),
         ("checkout: {history: false},", CheckoutPlan(shallow=True)),
+        ("checkout: {lfs: true},", CheckoutPlan(lfs=True, shallow=True)),
     ],
 )
 def test_a_plain_step_never_takes_commits_away(language: Language, keys: str, expected: CheckoutPlan) -> None:
@@ -113,6 +121,7 @@ def test_steps_with_several_paths_are_several_checkouts(language: Language) -> N
             "repository: '${{ github.repository }}', ref: '${{ github.sha }}', submodules: true",
             CheckoutPlan(submodules=True, shallow=True),
         ),
+        ("lfs: true", CheckoutPlan(lfs=True, shallow=True)),
         ("submodules: recursive", CheckoutPlan(submodules=True, shallow=True)),
     ],
 )
@@ -159,7 +168,7 @@ def test_the_job_and_its_steps_are_combined(language: Language) -> None:
         ("checkout: src,", "{run: x}", "WF106", "a list of path patterns"),
         ("checkout: false,", USES.format("fetch-depth: 0"), "WF116", "checkout: false"),
         ("checkout: [a],", USES.format("fetch-depth: 0"), "WF116", "selects some of them"),
-        ("checkout: {lfs: true},", "{run: x}", "WF113", "lfs"),
+        ("checkout: {lfs: all},", "{run: x}", "WF106", "true or false"),
         ("checkout: {ref: a},", USES.format("ref: b"), "WF116", "different files"),
         ("", f"{USES.format('ref: a')}, {USES.format('ref: b')}", "WF116", "different files"),
         ("checkout: {ref: '${{ nope.x }}'},", "{run: x}", "WF122", "nope"),

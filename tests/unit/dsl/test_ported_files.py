@@ -136,7 +136,7 @@ def test_a_checkout_of_what_the_job_has_is_accepted(language: Language, paramete
     [
         ("fetch-depth: '${{ github.run_number }}'", "known before the run"),
         ("submodules: '${{ github.ref }}'", "known before the run"),
-        ("lfs: true", "Git LFS"),
+        ("lfs: '${{ github.ref }}'", "Git LFS"),
         ("path: '${{ github.ref_name }}'", "known before the run"),
         ("sparse-checkout: docs", "steps cannot choose files"),
     ],

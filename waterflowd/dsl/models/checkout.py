@@ -22,9 +22,6 @@ class Checkout(LanguageModel):
     """The files that a job's working directory has before its first step: those of the run's commit, or others."""
 
     TITLE = "checkout"
-    INSTEAD = {
-        "lfs": "files in Git LFS are sent as their pointers: run git lfs pull in a step, with credentials of its own"
-    }
     PAGE = Page(
         name="checkout",
         where="`jobs.<id>.checkout`",
@@ -73,6 +70,17 @@ class Checkout(LanguageModel):
         "submodules: true",
         default=False,
         pitfalls=("Submodules have no `.git` of their own.",),
+    )
+    lfs: Boolean = key(
+        "Whether files in Git LFS have their contents; otherwise they are pointers. The daemon fetches the contents from the"
+        " LFS server of the repository with its credentials, and sends them like other files.",
+        "lfs: true",
+        default=False,
+        pitfalls=(
+            "A file has 64 MiB at most, and all of them together `fetch-max-bytes` of the repository; `patterns` can exclude"
+            " files.",
+            "`.lfsconfig` is not read, and files of submodules stay pointers.",
+        ),
     )
     path: StaticText | None = key(
         "The folder of the working directory that gets the files.",

@@ -39,6 +39,7 @@ def parts_of(plans: Iterable[CheckoutPlan], env: expr.Env, head: str) -> tuple[C
             submodules=plan.submodules,
             head=head,
             shallow=plan.shallow,
+            lfs=plan.lfs,
         )
         for plan in plans
     )

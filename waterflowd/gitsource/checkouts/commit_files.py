@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TypeVar
 
@@ -20,6 +20,8 @@ from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Retryable, Stalled
 from waterflow_agent.wire.messages import FileChunk
 from waterflowd.gitsource import links, objects, reading, tree_walk
+from waterflowd.gitsource.lfs import pointers
+from waterflowd.gitsource.lfs.pointers import LargeFile
 from waterflowd.gitsource.objects import ObjectStore
 from waterflowd.gitsource.worker import Worker
 from waterflowd.model.records import Checkout, FilesListed
@@ -32,6 +34,8 @@ _CALL_TIMEOUT_S = 60.0
 #: Limits of the cache of one repository: entries of file lists, and bytes of files.
 _LISTED_MAX = 2 * file_list.FILES_MAX
 _CACHED_BYTES_MAX = 32 << 20
+#: Lists whose files in Git LFS are known.
+_POINTER_LISTS_MAX = 8
 #: The cache is cleared after this long without a request.
 _IDLE_S = 30.0
 _KINDS = {0o100644: FileKind.FILE, 0o100755: FileKind.EXECUTABLE, 0o100664: FileKind.FILE, 0o160000: FileKind.SUBMODULE}
@@ -45,6 +49,8 @@ class CommitFileReader:
         self._worker = Worker(f"files {name}")
         self._lock = asyncio.Lock()
         self._lists: OrderedDict[Checkout, FilesListed] = OrderedDict()
+        #: By the content of the list.
+        self._pointers: OrderedDict[bytes, Mapping[bytes, LargeFile]] = OrderedDict()
         self._cached: OrderedDict[bytes, bytes] = OrderedDict()
         self._cached_bytes = 0
         self._idle: asyncio.TimerHandle | None = None
@@ -57,6 +63,13 @@ class CommitFileReader:
 
     async def pieces(self, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[FileChunk]:
         return await self._call(lambda: self._pieces(blobs, offset, bytes_max))
+
+    async def pointers(self, files: FilesListed) -> Mapping[bytes, LargeFile]:
+        """The files in Git LFS among those of a list, by path."""
+        found = self._pointers.get(files.content)
+        if found is None:
+            found = await self._call(lambda: self._find_pointers(files))
+        return found
 
     def close(self) -> None:
         self._worker.close()
@@ -74,6 +87,7 @@ class CommitFileReader:
 
     def _forget(self) -> None:
         self._lists.clear()
+        self._pointers.clear()
         self._cached.clear()
         self._cached_bytes = 0
 
@@ -84,6 +98,15 @@ class CommitFileReader:
             self._lists[checkout] = found
             while len(self._lists) > 1 and sum(len(kept.blobs) for kept in self._lists.values()) > _LISTED_MAX:
                 self._lists.popitem(last=False)
+        return found
+
+    def _find_pointers(self, files: FilesListed) -> Mapping[bytes, LargeFile]:
+        found = self._pointers.get(files.content)
+        if found is None:
+            found = pointers.find(self._directory(), file_list.decode(files.content))
+            self._pointers[files.content] = found
+            while len(self._pointers) > _POINTER_LISTS_MAX:
+                self._pointers.popitem(last=False)
         return found
 
     def _pieces(self, blobs: Sequence[bytes], offset: int, bytes_max: int) -> list[FileChunk]:

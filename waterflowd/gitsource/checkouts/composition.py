@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -18,6 +18,13 @@ from waterflowd.reconcile import codes
 
 #: The file is not one of the job's, or no longer.
 _NOT_LISTED = "WF219"
+
+
+class Content(msgspec.Struct, frozen=True):
+    """A content that is not in the repository: its Git id, and the path of a file that has it."""
+
+    blob: bytes
+    path: str
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,10 +52,25 @@ def composed(parts: Sequence[Part]) -> FilesListed:
     if len(entries) > file_list.FILES_MAX or len(content) > file_list.BYTES_MAX:
         text = f"the job's directory has more than {file_list.FILES_MAX:,} files; select some of them in its checkout"
         raise Stalled(codes.LIMIT, text)
-    made = {blob: content for part in parts if part.git is not None for blob, content in part.git.contents.items()}
+    made = {blob: content for part in parts for blob, content in part.files.made.items()}
+    made |= {blob: content for part in parts if part.git is not None for blob, content in part.git.contents.items()}
     blobs = frozenset(blob for part in parts for blob in part.files.blobs) | made.keys()
     repositories = {blob: part.complete for part in parts if part.complete for blob in part.files.blobs}
     return FilesListed(content=content, blobs=blobs, repositories=repositories, made=made)
+
+
+def with_contents(files: FilesListed, contents: Mapping[bytes, Content]) -> FilesListed:
+    """The list with other contents for some paths: those of files in Git LFS, whose pointers the commit has."""
+    entries = [
+        FileEntry(entry.path, entry.kind, contents[entry.path].blob, entry.blob) if entry.path in contents else entry
+        for entry in file_list.decode(files.content)
+    ]
+    return msgspec.structs.replace(
+        files,
+        content=file_list.encode(entries),
+        blobs=frozenset(entry.blob for entry in entries if entry.kind is not FileKind.SUBMODULE),
+        made={content.blob: content.path for content in contents.values()},
+    )
 
 
 def _conflict(path: bytes) -> Stalled:
@@ -66,7 +88,7 @@ def _folders(path: bytes) -> Iterator[bytes]:
 def _entries(part: Part) -> Iterator[FileEntry]:
     prefix = part.path + b"/" if part.path else b""
     for entry in file_list.decode(part.files.content):
-        yield FileEntry(prefix + entry.path, entry.kind, entry.blob)
+        yield FileEntry(prefix + entry.path, entry.kind, entry.blob, entry.pointer)
     if part.git is not None:
         for entry in part.git.entries:
             yield FileEntry(prefix + file_list.GIT_DIRECTORY + entry.path, entry.kind, entry.blob)
@@ -82,8 +104,8 @@ def made_pieces(listed: FilesListed, blobs: Sequence[bytes], offset: int, bytes_
             if pieces:
                 # The agent requests it again as the first one, and then gets the error.
                 break
-            # The packs were written anew; the agent begins again with a new list.
-            raise WaterflowError(_NOT_LISTED, f"cannot read the repository's history: {error.strerror}") from error
+            # Packs were written anew, or a content was removed; the agent begins again with a new list.
+            raise WaterflowError(_NOT_LISTED, f"cannot read a file of the checkout: {error.strerror}") from error
         pieces.append(FileChunk(size, part))
         bytes_max -= len(part)
         if bytes_max <= 0 or offset + len(part) < size:

@@ -82,6 +82,8 @@ class RevisionFileReader:
         files = await self._reader(settings.name, is_complete=is_complete).listed(
             Checkout(repository=settings.name, revision=revision, patterns=wanted.patterns)
         )
+        if wanted.lfs:
+            files = await self._with_contents(settings, files, is_complete=is_complete)
         git: GitFiles | None = None
         if wanted.history:
             git = await history.git_files(revision, head)
@@ -90,6 +92,21 @@ class RevisionFileReader:
             git = await history.shallow_git_files(revision, head, directory)
         complete = settings.name if is_complete else ""
         return settings, composition.Part(path=os.fsencode(wanted.path), files=files, git=git, complete=complete)
+
+    async def _with_contents(
+        self, settings: RepositorySettings, files: FilesListed, *, is_complete: bool
+    ) -> FilesListed:
+        """The files with the contents of those in Git LFS."""
+        found = await self._reader(settings.name, is_complete=is_complete).pointers(files)
+        if not found:
+            return files
+        store = self._histories.of(settings).lfs
+        stored = await store.contents(found, settings.fetch_bytes_max)
+        contents = {
+            path: composition.Content(stored[large.oid].blob, store.path(stored[large.oid]))
+            for path, large in found.items()
+        }
+        return await asyncio.to_thread(composition.with_contents, files, contents)
 
     async def _add_submodules(
         self,

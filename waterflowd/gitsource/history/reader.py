@@ -27,6 +27,7 @@ from waterflowd.gitsource import child_process, reading
 from waterflowd.gitsource.history import git_files
 from waterflowd.gitsource.history.pack_protocol import PackFile
 from waterflowd.gitsource.history.pack_store import PackStore
+from waterflowd.gitsource.lfs.content_store import ContentStore, MakeRequest
 from waterflowd.gitsource.objects import ObjectStore
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
@@ -48,6 +49,8 @@ class CompleteRepository(msgspec.Struct, frozen=True, kw_only=True):
     objects: Callable[[], str]
     #: The commits whose parents do not exist.
     shallow: Callable[[], tuple[str, ...]]
+    #: Asks for contents in Git LFS.
+    lfs_request: MakeRequest
 
 
 class GitFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +65,15 @@ class HistoryReader:
     """One repository."""
 
     def __init__(
-        self, settings: RepositorySettings, repository: CompleteRepository, packs: PackStore, shallow_packs: PackStore
+        self,
+        settings: RepositorySettings,
+        repository: CompleteRepository,
+        packs: PackStore,
+        shallow_packs: PackStore,
+        lfs: ContentStore,
     ) -> None:
+        #: The contents of files in Git LFS.
+        self.lfs = lfs
         self._settings = settings
         self._repository = repository
         self._packs = packs
@@ -188,9 +198,9 @@ def _full_name(ref: str, refs: Refs) -> str:
     return next((name for name in names if name in refs.object_ids), "")
 
 
-def pack_directories(directory: Path, name: str) -> tuple[Path, Path]:
-    """Where a repository's packs are, for mirrors in `directory`: those of all commits, and those of single ones."""
-    return directory / "packs" / name, directory / "shallow-packs" / name
+def derived_directories(directory: Path, name: str) -> tuple[Path, Path, Path]:
+    """What is made of a repository, for mirrors in `directory`: packs of all commits, those of single ones, and Git LFS."""
+    return directory / "packs" / name, directory / "shallow-packs" / name, directory / "lfs" / name
 
 
 class HistoryReaders:
@@ -213,12 +223,14 @@ class HistoryReaders:
             task = asyncio.create_task(reader.close(), name="close a repository's history")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-        full, shallow = pack_directories(self._directory, settings.name)
+        repository = self._open_complete(settings)
+        full, shallow, lfs = derived_directories(self._directory, settings.name)
         reader = HistoryReader(
             settings,
-            self._open_complete(settings),
+            repository,
             PackStore(full, settings.url, self._slots),
             PackStore(shallow, settings.url, self._slots, is_shallow=True),
+            ContentStore(lfs, self._slots, repository.lfs_request),
         )
         self._readers[settings.name] = (settings, reader)
         return reader

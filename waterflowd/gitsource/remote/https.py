@@ -63,7 +63,7 @@ class OriginPool(urllib3.PoolManager):
             try:
                 response = super().urlopen(method, url, redirect=False, **options)
             except HTTPError as error:
-                raise self._unreachable(error) from error
+                raise connection_error(self._authority, error) from error
             target = response.get_redirect_location()
             if not target:
                 self._check_response(response, url)
@@ -105,14 +105,16 @@ class OriginPool(urllib3.PoolManager):
             text = f"{self._authority} does not serve a repository with Git's smart protocol at this URL"
             raise no_repository(f'{text} (content type "{escape_for_display(kind, 60)}")')
 
-    def _unreachable(self, error: HTTPError) -> FetchError:
-        cause: BaseException = error.reason if isinstance(error, MaxRetryError) and error.reason else error
-        if isinstance(cause, SSLError) and not _is_closed_early(cause):
-            text = f"the certificate of {self._authority} is not trusted ({escape_for_display(_inner(cause), 120)})"
-            return no_access(f"{text}; if you use your own certificate authority, set ca-file")
-        if isinstance(cause, NewConnectionError):
-            return unreachable(f"cannot reach {self._authority}: {escape_for_display(_inner(cause), 120)}")
-        return unreachable(f"{self._authority} closed the connection: {escape_for_display(_inner(cause), 120)}")
+
+def connection_error(authority: str, error: HTTPError) -> FetchError:
+    """The error for a server that cannot be reached, or that cannot be trusted."""
+    cause: BaseException = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+    if isinstance(cause, SSLError) and not _is_closed_early(cause):
+        text = f"the certificate of {authority} is not trusted ({escape_for_display(_inner(cause), 120)})"
+        return no_access(f"{text}; if you use your own certificate authority, set ca-file")
+    if isinstance(cause, NewConnectionError):
+        return unreachable(f"cannot reach {authority}: {escape_for_display(_inner(cause), 120)}")
+    return unreachable(f"{authority} closed the connection: {escape_for_display(_inner(cause), 120)}")
 
 
 def _is_closed_early(error: SSLError) -> bool:

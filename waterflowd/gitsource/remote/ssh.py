@@ -24,6 +24,8 @@ _STDERR_BYTES_MAX = 64 << 10
 _CLOSE_S = 2.0
 _OFFERED = re.compile(r"Server host key: (\S+) (SHA256:[A-Za-z0-9+/=]+)")
 _KNOWN = re.compile(r"^\S+ (\S+) (SHA256:[A-Za-z0-9+/=]+)", re.MULTILINE)
+#: What ssh itself prints at this level, besides errors.
+_OWN_LINES = ("debug", "Transferred: ", "Bytes per second: ")
 _KNOWN_LINE = re.compile(r"found: line (\d+)")
 
 
@@ -77,7 +79,7 @@ class OpenSsh(SSHVendor):
                 stderr=self._stderr,
             )
         except FileNotFoundError as error:
-            raise no_access("ssh is not installed on this machine; install the OpenSSH client") from error
+            raise not_installed() from error
         return _Connection(process)
 
 
@@ -101,6 +103,11 @@ class _Connection(SubprocessWrapper):
         self.proc.wait()
 
 
+def not_installed() -> FetchError:
+    """The error for a machine without OpenSSH."""
+    return no_access("ssh is not installed on this machine; install the OpenSSH client")
+
+
 def client(url: RemoteUrl, credentials: RemoteCredentials, stderr: IO[bytes]) -> SSHGitClient:
     """Dulwich's client over OpenSSH, whose standard error is written to `stderr`."""
     return SSHGitClient(url.host, port=url.port, username=url.user or None, vendor=OpenSsh(url, credentials, stderr))
@@ -114,7 +121,7 @@ def error_from(url: RemoteUrl, credentials: RemoteCredentials, stderr: IO[bytes]
     is_authenticated = "\ndebug1: Authentication succeeded" in text or "\nAuthenticated to " in text
     if "Host key verification failed" in text and not is_authenticated:
         return _host_key(url, credentials, text)
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("debug")]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_OWN_LINES)]
     last = escape_for_display(lines[-1]) if lines else "it closed the connection without a message"
     if "Permission denied" in text and not is_authenticated:
         who = f"{url.user}@{url.authority}" if url.user else url.authority

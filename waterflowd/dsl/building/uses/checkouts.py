@@ -54,6 +54,7 @@ class Checkouts:
             repository=chosen.repository,
             ref=chosen.ref,
             submodules=chosen.submodules,
+            lfs=chosen.lfs,
         )
         for name in ("repository", "ref"):
             self.texts.append(((*at, name), getattr(chosen, name)))
@@ -101,7 +102,11 @@ def _with(known: CheckoutPlan, wish: CheckoutPlan) -> CheckoutPlan:
     history = known.history or wish.history
     is_shallow = known.shallow or (wish.shallow and not known.patterns)
     return msgspec.structs.replace(
-        known, history=history, shallow=is_shallow and not history, submodules=known.submodules or wish.submodules
+        known,
+        history=history,
+        shallow=is_shallow and not history,
+        submodules=known.submodules or wish.submodules,
+        lfs=known.lfs or wish.lfs,
     )
 
 

@@ -1,0 +1,426 @@
+"""Checkouts with Git LFS: pointers have their contents, from servers with the real protocol (https, ssh) and from disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.integration.gitsource.file_reader import AgentFiles, file_reader
+from tests.integration.gitsource.lfs_server import LfsServer, pointer
+from tests.integration.gitsource.test_local import Git
+from tests.integration.remote.git_servers import Https, RemoteRepository, https, sshd
+from waterflow_agent.checkout import file_list
+from waterflow_agent.errors import Retryable, Stalled, WaterflowError
+from waterflowd.gitsource.checkouts.revision_files import RevisionFileReader
+from waterflowd.model.records import Checkout, CheckoutPart
+from waterflowd.reconcile import codes
+from waterflowd.reconcile.settings import RepositorySettings
+
+ATTRIBUTES = "*.bin filter=lfs diff=lfs merge=lfs -text\n"
+
+
+def checkout(revision: str, *, lfs: bool = True, shallow: bool = False, patterns: tuple[str, ...] = ()) -> Checkout:
+    part = CheckoutPart(lfs=lfs, shallow=shallow, head="refs/heads/main", patterns=patterns)
+    return Checkout(repository="ops", revision=revision, parts=(part,))
+
+
+def store(git: Git, content: bytes) -> str:
+    """Puts a content where Git LFS has it in a repository; returns its pointer."""
+    oid = hashlib.sha256(content).hexdigest()
+    git.write(f".git/lfs/objects/{oid[:2]}/{oid[2:4]}/{oid}", content)
+    return pointer(content)
+
+
+# A repository on this machine ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shallow", [True, False])
+async def test_pointers_have_their_contents(ops: Git, agent: AgentFiles, shallow: bool) -> None:
+    """Other files and modes are as they were, and Git sees no change, whether it has the program of Git LFS or not."""
+    ops.write(".gitattributes", ATTRIBUTES)
+    ops.write("a/one.bin", store(ops, b"\0one" * 1_000))
+    ops.write("two.bin", store(ops, b"two"))
+    (ops.path / "two.bin").chmod(0o755)
+    ops.write("plain.bin", "not a pointer\n")
+    directory = await agent.check_out(checkout(ops.commit("large files"), shallow=shallow))
+
+    assert (directory / "a/one.bin").read_bytes() == b"\0one" * 1_000
+    assert ((directory / "two.bin").read_bytes(), (directory / "two.bin").stat().st_mode & 0o777) == (b"two", 0o755)
+    assert (directory / "plain.bin").read_text() == "not a pointer\n"
+    assert (directory / "app/version").read_text() == "2\n"
+    if shallow:
+        job = Git(directory)
+        assert (job("diff-index", "--name-only", "HEAD"), job("status", "--porcelain")) == ("", "")
+        assert job("show", "HEAD:two.bin") + "\n" == pointer(b"two")
+        assert job("fsck", "--full") == ""
+        (directory / "two.bin").write_bytes(b"other")
+        assert job("status", "--porcelain") == "M two.bin"
+
+
+async def test_without_lfs_a_file_is_its_pointer(ops: Git, agent: AgentFiles) -> None:
+    """The default, as on GitHub."""
+    ops.write(".gitattributes", ATTRIBUTES)
+    ops.write("two.bin", store(ops, b"two"))
+    directory = await agent.check_out(checkout(ops.commit(), lfs=False))
+    assert (directory / "two.bin").read_text() == pointer(b"two")
+
+
+async def test_a_repository_without_attributes_has_no_pointers(ops: Git, agent: AgentFiles) -> None:
+    """A file that only looks like one is an ordinary file."""
+    ops.write("two.bin", pointer(b"two"))
+    directory = await agent.check_out(checkout(ops.commit()))
+    assert (directory / "two.bin").read_text() == pointer(b"two")
+
+
+async def test_attributes_of_a_folder_count(ops: Git, agent: AgentFiles) -> None:
+    """They need not be in the root."""
+    ops.write("a/b/.gitattributes", ATTRIBUTES)
+    ops.write("a/b/two.bin", store(ops, b"two"))
+    directory = await agent.check_out(checkout(ops.commit()))
+    assert (directory / "a/b/two.bin").read_bytes() == b"two"
+
+
+async def test_a_bare_repository_on_this_machine_has_its_own_contents(ops: Git, tmp_path: Path) -> None:
+    """They are in `lfs/objects` of the repository, as `git lfs push` to a path leaves them."""
+    ops.write(".gitattributes", ATTRIBUTES)
+    ops.write("two.bin", store(ops, b"two"))
+    commit = ops.commit()
+    ops("clone", "--quiet", "--bare", str(ops.path), str(tmp_path / "bare.git"))
+    reader = file_reader(RepositorySettings(name="ops", url=str(tmp_path / "bare.git")), mirrors=tmp_path / "mirrors")
+    agent = AgentFiles(reader, tmp_path / "agent")
+    with pytest.raises(Stalled, match="does not have the Git LFS object") as error:
+        await agent.check_out(checkout(commit))
+    assert (error.value.code, "bare.git/lfs/objects" in error.value.text) == (codes.LFS, True)
+    shutil.copytree(ops.path / ".git/lfs", tmp_path / "bare.git/lfs")
+    assert ((await agent.check_out(checkout(commit))) / "two.bin").read_bytes() == b"two"
+    await reader.close()
+
+
+async def test_a_content_that_is_another_one_is_refused(ops: Git, agent: AgentFiles) -> None:
+    """Nothing of it reaches an agent."""
+    ops.write(".gitattributes", ATTRIBUTES)
+    ops.write("two.bin", store(ops, b"two"))
+    oid = hashlib.sha256(b"two").hexdigest()
+    for content, words in ((b"owt", "another content"), (b"tw", "another size"), (b"twoo", "another size")):
+        ops.write(f".git/lfs/objects/{oid[:2]}/{oid[2:4]}/{oid}", content)
+        with pytest.raises(Stalled, match=f"{oid[:12]} that was fetched has {words}"):
+            await agent.check_out(checkout(ops.commit()))
+
+
+async def test_files_beyond_the_limits_are_refused_by_name(
+    ops: Git, reader: RevisionFileReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is too large, and all together; patterns of the job can exclude them."""
+    ops.write(".gitattributes", ATTRIBUTES)
+    ops.write("a/one.bin", pointer(b"one").replace("size 3", "size 99999999"))
+    commit = ops.commit()
+    with pytest.raises(
+        Stalled, match=r"a/one.bin: the file in Git LFS has 99,999,999 bytes, more than 64 MiB"
+    ) as error:
+        await reader.listed(checkout(commit))
+    assert error.value.code == codes.LFS
+    await reader.listed(checkout(commit, patterns=("**", "!a/**")))
+    ops.write("a/one.bin", store(ops, b"1" * 600))
+    ops.write("two.bin", store(ops, b"2" * 600))
+    small = RepositorySettings(name="ops", url=str(ops.path), fetch_bytes_max=1_000)
+    other = file_reader(small, mirrors=tmp_path / "mirrors")
+    with pytest.raises(Stalled, match="have 1,200 bytes, more than 1,000; raise fetch-max-bytes"):
+        await other.listed(checkout(ops.commit()))
+    await other.close()
+
+
+async def test_contents_that_were_not_needed_for_the_longest_time_are_removed(ops: Git, tmp_path: Path) -> None:
+    """Twice the bytes of one checkout are kept, also across restarts; what was removed is fetched again."""
+    ops.write(".gitattributes", ATTRIBUTES)
+    settings = RepositorySettings(name="ops", url=str(ops.path), fetch_bytes_max=1_000)
+    commits = []
+    for number in range(4):
+        ops.write("one.bin", store(ops, b"%d" % number * 900))
+        commits.append(ops.commit())
+        reader = file_reader(settings, mirrors=tmp_path / "mirrors")
+        await reader.listed(checkout(commits[-1]))
+        await reader.close()
+        kept = sum(path.stat().st_size for path in (tmp_path / "mirrors/lfs/ops").iterdir())
+        assert kept == min(number + 1, 2) * 900
+    reader = file_reader(settings, mirrors=tmp_path / "mirrors")
+    first = await AgentFiles(reader, tmp_path / "agent").check_out(checkout(commits[0]))
+    assert (first / "one.bin").read_bytes() == b"0" * 900
+    await reader.close()
+
+
+async def test_an_agent_that_needs_a_removed_content_begins_again(
+    ops: Git, reader: RevisionFileReader, tmp_path: Path
+) -> None:
+    """The code is the one after which agents ask for a new list."""
+    ops.write(".gitattributes", ATTRIBUTES)
+    ops.write("two.bin", store(ops, b"two"))
+    listed = await reader.listed(checkout(ops.commit()))
+    [blob] = listed.made
+    shutil.rmtree(tmp_path / "mirrors/lfs")
+    with pytest.raises(WaterflowError, match="cannot read a file of the checkout") as error:
+        await reader.pieces("ops", listed, [blob], 0, 1_000)
+    assert error.value.code == "WF219"
+
+
+# Servers ------------------------------------------------------------------------------------------------------------------
+
+
+class Served:
+    """A repository on an https server that has Git LFS, and an agent."""
+
+    def __init__(self, remote: RemoteRepository, server: Https, folder: Path) -> None:
+        self.remote = remote
+        self.server = server
+        self.lfs = server.lfs = LfsServer()
+        self._folder = folder
+        self._reader: RevisionFileReader | None = None
+
+    @property
+    def reader(self) -> RevisionFileReader:
+        if self._reader is None:
+            self._reader = file_reader(
+                self.remote.settings, mirrors=self._folder / "mirrors", environment=self.remote.environment
+            )
+        return self._reader
+
+    async def push(self, *contents: bytes) -> str:
+        """A commit with a large file for each content, whose pointers the server may know."""
+        files = {f"{number}.bin": pointer(content) for number, content in enumerate(contents)}
+        commit = self.remote.work.pushed({".gitattributes": ATTRIBUTES, **files})
+        await self.remote.open().refs()
+        return commit
+
+    async def check_out(self, commit: str, *, shallow: bool = False) -> Path:
+        return await AgentFiles(self.reader, self._folder / "agent").check_out(checkout(commit, shallow=shallow))
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            await self._reader.close()
+
+
+@contextlib.contextmanager
+def http_storage(root: Path) -> Iterator[tuple[LfsServer, str]]:
+    """A second server, which only has contents."""
+    root.mkdir()
+    with https(root, is_plain=True) as server:
+        server.lfs = LfsServer()
+        server.lfs.token = ""
+        yield server.lfs, f"http://localhost:{server.port}"
+
+
+@pytest.fixture
+async def served(remote: RemoteRepository, tmp_path: Path) -> AsyncIterator[Served]:
+    """With a certificate of its own, and a token."""
+    with https(tmp_path) as server:
+        server.login = "ada:geheim"
+        remote.environment["WATERFLOWD_GIT_TOKEN_OPS"] = "ada:geheim"
+        remote.settings = msgspec.structs.replace(
+            remote.settings, url=server.url(), ca_file=str(server.authority), interval_ms=100
+        )
+        served = Served(remote, server, tmp_path)
+        yield served
+        await served.close()
+
+
+@pytest.fixture
+async def plain(remote: RemoteRepository, tmp_path: Path) -> AsyncIterator[Served]:
+    """Without TLS, so that a second server needs no certificate."""
+    with https(tmp_path, is_plain=True) as server:
+        server.login = "ada:geheim"
+        remote.environment["WATERFLOWD_GIT_TOKEN_OPS"] = "ada:geheim"
+        url = f"http://localhost:{server.port}/ops.git"
+        remote.settings = msgspec.structs.replace(remote.settings, url=url, allow_http=True)
+        served = Served(remote, server, tmp_path)
+        yield served
+        await served.close()
+
+
+async def test_contents_come_from_the_server_with_the_credentials_of_the_repository(served: Served) -> None:
+    """The batch API says where they are; each is fetched once, and the next commit fetches only what is new."""
+    for content in (b"one", b"two" * 100_000, b"three"):
+        served.lfs.add(content)
+    first = await served.push(b"one", b"two" * 100_000)
+    directory = await served.check_out(first, shallow=True)
+    assert [(directory / f"{number}.bin").read_bytes() for number in (0, 1)] == [b"one", b"two" * 100_000]
+    assert (Git(directory)("status", "--porcelain"), Git(directory)("rev-parse", "HEAD")) == ("", first)
+    assert all(headers["X-Lfs-Token"] == "t0ken" for headers in served.lfs.headers)
+
+    await served.check_out(first)
+    second = await served.push(b"one", b"three")
+    directory = await served.check_out(second)
+    assert (directory / "1.bin").read_bytes() == b"three"
+    ids = [hashlib.sha256(content).hexdigest() for content in (b"one", b"two" * 100_000, b"three")]
+    assert [sorted(batch) for batch in served.lfs.batches] == [sorted(ids[:2]), ids[2:]]
+    assert sorted(served.lfs.fetched) == sorted(ids)
+
+
+async def test_many_checkouts_fetch_a_content_once(served: Served) -> None:
+    """They wait for the first one."""
+    served.lfs.add(b"one")
+    commit = await served.push(b"one")
+    await asyncio.gather(*(served.reader.listed(checkout(commit)) for _ in range(5)))
+    assert len(served.lfs.fetched) == 1
+
+
+async def test_many_files_are_asked_for_in_batches(served: Served) -> None:
+    """Of a hundred, as Git LFS itself does."""
+    contents = [b"%d" % number for number in range(130)]
+    for content in contents:
+        served.lfs.add(content)
+    directory = await served.check_out(await served.push(*contents))
+    assert [len(batch) for batch in served.lfs.batches] == [100, 30]
+    assert (directory / "129.bin").read_bytes() == b"129"
+
+
+@pytest.mark.parametrize("is_redirected", [False, True])
+async def test_a_storage_service_gets_no_credentials(plain: Served, tmp_path: Path, is_redirected: bool) -> None:
+    """Contents may be on another server; the token is for the repository's own, and the action's header for its address."""
+    plain.lfs.add(b"one")
+    with http_storage(tmp_path / "storage") as (storage, address):
+        storage.add(b"one")
+        if is_redirected:
+            plain.lfs.moved_to = address
+        else:
+            plain.lfs.storage = address
+        directory = await plain.check_out(await plain.push(b"one"))
+        assert (directory / "0.bin").read_bytes() == b"one"
+        [headers] = storage.headers
+        assert "Authorization" not in headers
+        assert ("X-Lfs-Token" in headers) is not is_redirected
+
+
+async def test_an_address_that_is_not_https_is_refused(served: Served, tmp_path: Path) -> None:
+    """The content and the header of the action would be readable on the way."""
+    served.lfs.add(b"one")
+    with http_storage(tmp_path / "storage") as (storage, address):
+        served.lfs.storage = address
+        with pytest.raises(Stalled, match="names an address that is not used") as error:
+            await served.check_out(await served.push(b"one"))
+        assert (error.value.code, storage.headers) == (codes.URL_REFUSED, [])
+
+
+async def test_the_file_lfsconfig_is_not_followed(served: Served) -> None:
+    """Anybody who may push could send the token to another server with it."""
+    served.lfs.add(b"one")
+    served.remote.work.pushed({".lfsconfig": "[lfs]\n\turl = https://evil.example.org/lfs\n"})
+    directory = await served.check_out(await served.push(b"one"))
+    assert (directory / "0.bin").read_bytes() == b"one"
+
+
+async def test_a_content_that_the_server_does_not_have_is_named(served: Served) -> None:
+    """With what the server says."""
+    oid = hashlib.sha256(b"one").hexdigest()
+    with pytest.raises(Stalled, match=f"does not have the Git LFS object {oid[:12]}: Object does not exist") as error:
+        await served.check_out(await served.push(b"one"))
+    assert error.value.code == codes.LFS
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "kind", "code", "words"),
+    [
+        (404, b"", Stalled, codes.LFS, "has no Git LFS for this repository"),
+        (403, b"", Stalled, codes.ACCESS, "denies access to Git LFS"),
+        (503, b"", Retryable, codes.NOT_THERE, "temporarily unavailable"),
+        (200, b"<html>", Stalled, codes.LFS, "does not answer as a Git LFS server"),
+        (200, b'{"transfer": "tus", "objects": []}', Stalled, codes.LFS, "does not offer the transfer"),
+        (200, b'{"objects": []}', Stalled, codes.LFS, "does not have the Git LFS object"),
+        (200, b'{"objects": [7]}', Stalled, codes.LFS, "does not answer as a Git LFS server"),
+    ],
+)
+async def test_an_answer_that_cannot_be_used_is_an_error(
+    served: Served, status: int, content: bytes, kind: type[WaterflowError], code: str, words: str
+) -> None:
+    """Each with its own sentence."""
+    served.lfs.instead = (status, content)
+    with pytest.raises(kind, match=words) as error:
+        await served.check_out(await served.push(b"one"))
+    assert error.value.code == code
+
+
+async def test_a_rejected_token_is_an_error_without_the_token(served: Served) -> None:
+    """The files were fetched before, so that only Git LFS asks for it."""
+    commit = await served.push(b"one")
+    served.server.login = "ada:new"
+    with pytest.raises(Stalled, match="rejects the token for Git LFS") as error:
+        await served.check_out(commit)
+    assert (error.value.code, "geheim" in error.value.text) == (codes.ACCESS, False)
+
+
+async def test_what_was_fetched_before_a_failure_is_not_fetched_again(served: Served) -> None:
+    """The next attempt continues with the rest."""
+    there = [b"%d" % number for number in range(99)]
+    for content in (*there, b"one"):
+        served.lfs.add(content)
+    # The last one by its path, 99.bin, is the only one of the second batch.
+    commit = await served.push(*there, b"two", b"one")
+    with pytest.raises(Stalled, match="does not have the Git LFS object"):
+        await served.check_out(commit)
+    assert len(served.lfs.fetched) == 100
+    served.lfs.add(b"two")
+    await served.check_out(commit)
+    assert (len(served.lfs.fetched), served.lfs.batches[-1]) == (101, [hashlib.sha256(b"two").hexdigest()])
+
+
+async def test_ssh_says_where_the_contents_are(served: Served, tmp_path: Path) -> None:
+    """`git-lfs-authenticate` names an https server and a token for it, as at GitHub and GitLab."""
+    served.lfs.add(b"one")
+    served.server.login = "ada:geheim"
+    remote = served.remote
+    with sshd(tmp_path / "ssh") as ssh:
+        authorization = served.server.authorization()
+        answer = (
+            f'{{"href": "https://localhost:{served.server.port}/ops.git/info/lfs",'
+            f' "header": {{"Authorization": "{authorization}"}}, "expires_in": 600}}'
+        )
+        script = tmp_path / "session"
+        script.write_text(
+            "#!/bin/sh\n"
+            f'case "$SSH_ORIGINAL_COMMAND" in\n'
+            f"git-lfs-authenticate*) echo \"$SSH_ORIGINAL_COMMAND\" > {tmp_path}/asked; echo '{answer}' ;;\n"
+            '*) exec sh -c "$SSH_ORIGINAL_COMMAND" ;;\nesac\n'
+        )
+        script.chmod(0o755)
+        keys = ssh.directory / "authorized_keys"
+        keys.write_text(f'command="{script}" {keys.read_text()}')
+        remote.settings = msgspec.structs.replace(
+            remote.settings,
+            url=ssh.url(remote.work.bare),
+            ssh_key_file=str(ssh.key),
+            known_hosts_file=str(ssh.known_hosts),
+        )
+        directory = await served.check_out(await served.push(b"one"))
+        assert (directory / "0.bin").read_bytes() == b"one"
+        assert (tmp_path / "asked").read_text() == f"git-lfs-authenticate {remote.work.bare} download\n"
+
+        script.write_text(
+            '#!/bin/sh\ncase "$SSH_ORIGINAL_COMMAND" in git-lfs*) echo "no such command" >&2; exit 127;; esac\n'
+            'exec sh -c "$SSH_ORIGINAL_COMMAND"\n'
+        )
+        with pytest.raises(Stalled, match=r"git-lfs-authenticate failed: .*no such command"):
+            await served.check_out(await served.push(b"two"))
+
+
+async def test_the_git_protocol_has_no_git_lfs(remote: RemoteRepository, tmp_path: Path) -> None:
+    """The sentence says which protocols have it."""
+    commit = remote.work.pushed({".gitattributes": ATTRIBUTES, "0.bin": pointer(b"one")})
+    with remote.served():
+        await remote.open().refs()
+        reader = file_reader(remote.settings, mirrors=tmp_path / "mirrors")
+        with pytest.raises(Stalled, match="git:// has no Git LFS; use https or ssh"):
+            await reader.listed(checkout(commit))
+        await reader.close()
+
+
+def test_a_list_with_a_pointer_of_another_length_is_refused() -> None:
+    """An agent trusts no id that it would write into an index."""
+    entry = file_list.FileEntry(b"a", file_list.FileKind.FILE, b"1" * 20, b"2" * 20)
+    assert file_list.decode(file_list.encode([entry])) == [entry]
+    with pytest.raises(WaterflowError, match="not allowed"):
+        file_list.decode(file_list.encode([msgspec.structs.replace(entry, pointer=b"2")]))

@@ -19,6 +19,7 @@ from tests.integration.remote.git_servers import Https, RemoteRepository, https,
 from waterflow_agent.checkout import file_list
 from waterflow_agent.errors import Retryable, Stalled, WaterflowError
 from waterflowd.gitsource.checkouts.revision_files import RevisionFileReader
+from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.model.records import Checkout, CheckoutPart
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
@@ -167,6 +168,27 @@ async def test_an_agent_that_needs_a_removed_content_begins_again(
     with pytest.raises(WaterflowError, match="cannot read a file of the checkout") as error:
         await reader.pieces("ops", listed, [blob], 0, 1_000)
     assert error.value.code == "WF219"
+
+
+async def test_what_was_made_of_a_repository_is_removed_with_it(
+    ops: Git, reader: RevisionFileReader, tmp_path: Path
+) -> None:
+    """Packs, shallow packs and contents; those of other repositories stay."""
+    mirrors = tmp_path / "mirrors"
+    ops.write(".gitattributes", ATTRIBUTES)
+    ops.write("two.bin", store(ops, b"two"))
+    commit = ops.commit()
+    await reader.listed(checkout(commit, shallow=True))
+    part = CheckoutPart(history=True, head="refs/heads/main")
+    await reader.listed(Checkout(repository="ops", revision=commit, parts=(part,)))
+    (mirrors / "lfs/other").mkdir()
+    assert sorted(str(path.relative_to(mirrors)) for path in mirrors.glob("*/ops")) == [
+        "lfs/ops",
+        "packs/ops",
+        "shallow-packs/ops",
+    ]
+    await RepositoryOpener(mirrors, {}).remove(RepositorySettings(name="ops", url=str(ops.path)))
+    assert (list(mirrors.glob("*/ops")), (mirrors / "lfs/other").is_dir()) == ([], True)
 
 
 # Servers ------------------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ _READ_BY_CLIENT = re.compile(
     r"DOCKER_(HOST|CONTEXT|CONFIG|TLS|TLS_VERIFY|CERT_PATH|API_VERSION|CONTENT_TRUST.*|DEFAULT_PLATFORM|CUSTOM_HEADERS)"
     r"|PATH|HOME|LD_.*"
 )
-_PORT = re.compile(r"([0-9]{1,5})(/(?:tcp|udp|sctp))?")
+_SERVER_ITSELF = "127.0.0.1"
 
 
 class JobContainersNode(Node[schema.JobContainers]):
@@ -207,13 +207,14 @@ class _Starter:
 
 
 def published(port: str) -> str:
-    """Return the argument that publishes a port: on the server itself only, unless the file names an address."""
-    if _PORT.fullmatch(port):
-        return f"127.0.0.1::{port}"
-    host, _, inner = port.partition(":")
-    if host.isdecimal() and _PORT.fullmatch(inner):
-        return f"127.0.0.1:{port}"
-    return port
+    """Return the argument that publishes a port: on the server itself only, unless the file names an address.
+
+    As the program `docker` reads it: everything in front of the last two parts, if there are three, is an address.
+    """
+    colons = port.count(":")
+    if colons > 2 or (colons == 2 and not port.startswith(":")):
+        return port
+    return f"{_SERVER_ITSELF}{':' * (2 - colons)}{port}"
 
 
 def _text_variables(env: Mapping[str, object]) -> dict[str, str]:

@@ -62,9 +62,9 @@ def main(arguments: list[str]) -> int:
         if container.status != "running":
             return _fail(f"the job's container is {container.status}, so no further script can run in it")
         _write_search_path(request, container)
-        with _shared_files(container.labels[labels.START], request.files) as (inside, directory):
+        with shared_files(container.labels[labels.START], request.files) as (inside, directory):
             code = _execute(client.api, request, variables, inside)
-            _copy_back(directory, request.files)
+            copy_back(directory, request.files)
         return code
     except errors.NotFound:
         return _fail("the job's container no longer exists")
@@ -123,7 +123,7 @@ def _write_all(chunk: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _shared_files(start: str, files: str) -> Iterator[tuple[str, int]]:
+def shared_files(start: str, files: str) -> Iterator[tuple[str, int]]:
     """Copy the attempt's files to a new directory that the container sees. Yields its path and a descriptor."""
     name = secrets.token_hex(8)
     inside = f"{start}/{name}"
@@ -154,7 +154,7 @@ def _create(directory: int, name: str, content: bytes, mode: int) -> None:
         file.write(content)
 
 
-def _copy_back(directory: int, files: str) -> None:
+def copy_back(directory: int, files: str) -> None:
     """Copy what the script has written to the attempt's directory: regular files only, up to a limit."""
     for name in RETURNED:
         try:
@@ -162,10 +162,18 @@ def _copy_back(directory: int, files: str) -> None:
         except OSError:
             # Removed, or replaced by a link: the step has written nothing.
             continue
-        with open(fd, "rb") as file:
-            content = file.read(_COPIED_BYTES_MAX) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        try:
+            # Whatever else it may be by now is left alone.
+            content = _read(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        finally:
+            os.close(fd)
         with open(f"{files}/{name}", "wb") as file:
             file.write(content)
+
+
+def _read(fd: int) -> bytes:
+    with open(fd, "rb", closefd=False) as file:
+        return file.read(_COPIED_BYTES_MAX)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from waterflow_agent.execution.step_policy import Account
 from waterflow_agent.execution.working_directories import WorkingDirectories, directory_name
-from waterflow_agent.nodes.node_process import PACKAGE
+from waterflow_agent.nodes.node_process import package_environment
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class JobContainers:
         argv = [sys.executable, "-P", "-m", "waterflow_agent.nodes.containers.removal", str(path)]
         process = await asyncio.create_subprocess_exec(
             *argv,
-            env={**self._environment, "PYTHONPATH": PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"},
+            env=package_environment(self._environment),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

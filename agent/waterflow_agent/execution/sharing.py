@@ -12,6 +12,8 @@ import errno
 import itertools
 import os
 import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -31,8 +33,8 @@ _NOBODY = 0xFFFF_FFFF
 _COPY = 'cd "$1" && find . -mindepth 1 -maxdepth 1 -exec cp -dR --preserve=mode,timestamps,links -t "$2" {} +'
 #: Directories without permissions must be opened up first.
 _REMOVE = 'cd "$1" || exit; chmod -R u+rwX . 2>/dev/null; find . -mindepth 1 -xdev -delete'
-#: Of an error message of these commands.
-_ERROR_BYTES_MAX = 300
+#: Of what these commands print.
+_PRINTED_BYTES_MAX = 300
 
 
 class CommandRunner(Protocol):
@@ -95,8 +97,16 @@ def foreign_owners(path: Path) -> set[int]:
         return set()
 
 
+@dataclass(frozen=True, slots=True)
+class CommandEnd:
+    """How a command ended: whether it succeeded, and the beginning of what it printed or why it did not run."""
+
+    has_succeeded: bool
+    text: str
+
+
 class UserCommands:
-    """Copies and removes files as the users of steps."""
+    """Runs commands of the agent, such as copying and removing files, as the users of steps."""
 
     def __init__(self, runner: CommandRunner) -> None:
         self._runner = runner
@@ -104,29 +114,44 @@ class UserCommands:
 
     async def copy(self, source: Path, target: Path, account: Account) -> None:
         """Copies what is in `source` into the directory `target`. Raises `Rejected` WF753."""
-        error = await self._run(account, _COPY, str(source), str(target))
-        if error:
-            raise Rejected("WF753", f"cannot copy the job's files for user {account.name}: {error}")
+        end = await self._run_script(account, _COPY, str(source), str(target))
+        if not end.has_succeeded:
+            raise Rejected("WF753", f"cannot copy the job's files for user {account.name}: {end.text}")
 
     async def remove(self, path: Path, account: Account) -> str:
         """Removes everything in a directory. Returns what went wrong, or ""."""
-        return await self._run(account, _REMOVE, str(path))
+        end = await self._run_script(account, _REMOVE, str(path))
+        return "" if end.has_succeeded else end.text
 
-    async def _run(self, account: Account, script: str, *arguments: str) -> str:
+    async def _run_script(self, account: Account, script: str, *arguments: str) -> CommandEnd:
+        env = {"PATH": DEFAULT_PATH, "LC_ALL": "C.UTF-8"}
+        return await self.run(account, ["/bin/sh", "-c", script, "sh", *arguments], env)
+
+    async def run(
+        self, account: Account | None, argv: Sequence[str], env: Mapping[str, str], timeout_s: float | None = None
+    ) -> CommandEnd:
+        """Runs a command with exactly this environment; None is the step runner's own user. Raises `Rejected`."""
         name = f"agent.{os.getpid()}.{next(self._numbers)}"
         spec = StepSpec(
             name=name,
-            argv=["/bin/sh", "-c", script, "sh", *arguments],
+            argv=argv,
             cwd="/",
-            env={"PATH": DEFAULT_PATH, "LC_ALL": "C.UTF-8"},
-            user=account.name,
+            env=env,
+            timeout_ms=None if timeout_s is None else round(timeout_s * 1000),
+            user=None if account is None else account.name,
         )
         result = await self._runner.run_command(spec)
         try:
-            if result.exit_code == 0:
-                return ""
             chunks = SpoolReader(str(self._runner.directory(name) / "output")).read(0)
-            lines = b"".join(chunk.data for chunk in chunks)[:_ERROR_BYTES_MAX].decode("utf-8", "replace").splitlines()
-            return result.error or (lines[0] if lines else f"exit code {result.exit_code}")
+            lines = (
+                b"".join(chunk.data for chunk in chunks)[:_PRINTED_BYTES_MAX].decode("utf-8", "replace").splitlines()
+            )
         finally:
             self._runner.forget(name)
+        printed = lines[0] if lines else ""
+        if result.exit_code == 0:
+            return CommandEnd(has_succeeded=True, text=printed)
+        why = result.reason if result.exit_code is None else ""
+        if result.reason == "timed-out" and timeout_s is not None:
+            why = f"has not ended within {timeout_s:.0f} s"
+        return CommandEnd(has_succeeded=False, text=result.error or printed or why or f"exit code {result.exit_code}")

@@ -39,11 +39,16 @@ def prepare(
     shell.write(path, msgspec.json.encode(request).decode())
     # -P: a file of the repository must not shadow a module. -u: output is unbuffered.
     argv = [sys.executable, "-P", "-u", "-m", "waterflow_agent.nodes.host", path]
-    return Command(argv=argv, env={**env, "PYTHONPATH": PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"}, files=files)
+    return Command(argv=argv, env=package_environment(env), files=files)
 
 
 #: The directory from which the agent's package is imported.
-PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def package_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a process that runs a module of the agent's package."""
+    return {**env, "PYTHONPATH": _PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def is_node_directory(directory: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import msgspec
 
 from waterflow_agent.nodes import shell
-from waterflow_agent.nodes.node_process import PACKAGE
+from waterflow_agent.nodes.node_process import package_environment
 from waterflow_agent.nodes.shell import AttemptLocation, Command
 
 #: In front of the names of the script's variables.
@@ -42,12 +42,7 @@ def command(
     path = f"{location.files}/request"
     request = ExecutionRequest(container=container, argv=inner.argv, directory=directory, files=location.files)
     shell.write(path, msgspec.json.encode(request).decode())
-    env = {
-        **environment,
-        **{f"{PREFIX}{name}": value for name, value in inner.env.items()},
-        "PYTHONPATH": PACKAGE,
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    env = package_environment({**environment, **{f"{PREFIX}{name}": value for name, value in inner.env.items()}})
     argv = [sys.executable, "-P", "-u", "-m", "waterflow_agent.nodes.containers.execution", path]
     return shell.command(argv, env, inner.files)
 

@@ -65,7 +65,7 @@ def describe(code: Code) -> CheckResult:
 
 async def in_child(code: Code, own: Mapping[str, str]) -> CheckResult:
     """Describe the node in a child process with the environment that a step inherits. Raises `OSError`."""
-    env = {**shell.inherited(own), "PYTHONPATH": node_process.PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"}
+    env = node_process.package_environment(shell.inherited(own))
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "waterflow_agent.nodes.own.check"),
         stdin=asyncio.subprocess.PIPE,

@@ -36,6 +36,7 @@ from waterflow_agent.execution.step_directories import StepDirectories
 from waterflow_agent.execution.step_policy import account_of
 from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.keys import KeyPair
+from waterflow_agent.nodes import shell
 from waterflow_agent.nodes.own.catalog import NodeCatalog
 from waterflow_agent.session.dealer import SocketFactory
 from waterflow_agent.session.link import Link
@@ -242,7 +243,7 @@ class _EnrolledAgent:
         environment = environment_of_agent(config, environment)
         # The link is made later; no step asks before.
         artifacts = ArtifactRelay(lambda request: self._link.send(request), _server_caches(config, self._clock))
-        self._containers = JobContainers(workspaces, environment)
+        self._containers = JobContainers(workspaces, self._commands, shell.inherited(environment))
         self._steps = steps = ProcessSteps(
             self._runner, workspaces, directories, environment, self._policy, artifacts, self._containers
         )

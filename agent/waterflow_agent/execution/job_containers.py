@@ -3,7 +3,10 @@
 Theory. A directory `work/.containers/<run>/<job>@<random>` is made before a job's containers are, and deleted only when they
 are gone. Its path is a label of the containers and their network. So nothing is forgotten, whatever ends meanwhile: the step,
 the agent, the server, or the engine. Containers are not needed any longer when their job's directory is gone, or when the job
-has started again. An agent whose jobs have no containers never asks for an engine.
+has started again.
+
+The user of the job's steps removes them, because the agent's own user may have no access to the engine. Another user than the
+agent's is a part of the directory's name, which no container can change: `<job>@<random>.<uid>`.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from waterflow_agent.execution.step_policy import Account
+from waterflow_agent.errors import Rejected
+from waterflow_agent.execution.sharing import UserCommands
+from waterflow_agent.execution.step_policy import Account, account_of
 from waterflow_agent.execution.working_directories import WorkingDirectories, directory_name
-from waterflow_agent.nodes.node_process import package_environment
+from waterflow_agent.nodes import node_process
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +34,10 @@ _REMOVAL_S_MAX = 300
 class JobContainers:
     """The containers of one agent's jobs."""
 
-    def __init__(self, workspaces: WorkingDirectories, environment: Mapping[str, str]) -> None:
+    def __init__(self, workspaces: WorkingDirectories, commands: UserCommands, environment: Mapping[str, str]) -> None:
+        """`environment` is what steps inherit."""
         self._workspaces = workspaces
+        self._commands = commands
         self._root = workspaces.containers
         self._environment = environment
         self._changed = asyncio.Event()
@@ -39,14 +46,13 @@ class JobContainers:
 
     def create(self, run: str, job: str, account: Account | None) -> Path:
         """Makes the directory of a job's containers, before they are started. Raises `OSError` and `Rejected`."""
-        path = self._root / directory_name(run) / f"{directory_name(job)}@{os.urandom(8).hex()}"
+        user = "" if account is None else f".{account.uid}"
+        path = self._root / directory_name(run) / f"{directory_name(job)}@{os.urandom(8).hex()}{user}"
         path.mkdir(mode=0o700, parents=True)
         self._workspaces.share(path, account)
-        if account is None:
-            # Only the container sees it; its scripts may run as any user there.
-            path.chmod(0o755)
-        else:
-            self._workspaces.open_above(path)
+        # Scripts may run as any user of the container. On the server, others may not enter the directories above, or do not
+        # know this one's name, and cannot list it.
+        path.chmod(0o755 if account is None else 0o771)
         return path
 
     def job_ended(self) -> None:
@@ -89,25 +95,17 @@ class JobContainers:
 
     async def _remove(self, path: Path) -> str:
         """Removes the containers of a directory. Returns what went wrong, or ""."""
+        uid = path.name.rpartition(".")[2] if "." in path.name.rpartition("@")[2] else ""
+        account = account_of(int(uid)) if uid else None
+        if uid and account is None:
+            return f"user {uid}, who has started them, is unknown"
+        environment = {**self._environment, **(account.environment if account is not None else {})}
         argv = [sys.executable, "-P", "-m", "waterflow_agent.nodes.containers.removal", str(path)]
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            env=package_environment(self._environment),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
         try:
-            printed, _ = await asyncio.wait_for(process.communicate(), _REMOVAL_S_MAX)
-        except TimeoutError:
-            return f"the Docker engine has not removed them within {_REMOVAL_S_MAX} s"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        if process.returncode == 0:
-            return ""
-        lines = printed.decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else f"exit code {process.returncode}"
+            end = await self._commands.run(account, argv, node_process.package_environment(environment), _REMOVAL_S_MAX)
+        except Rejected as error:
+            return error.text
+        return "" if end.has_succeeded else end.text
 
 
 def _entries(path: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Removes the containers and networks of a job: `python -m waterflow_agent.nodes.containers.removal DIRECTORY`.
 
-The agent runs this program when a job has ended, and again after an error. A container may have written files as root into the
-job's directory; an agent that is not root gets them first, so that it can delete them.
+The agent runs this program as the user of the job's steps when a job has ended, and again after an error. A container may have
+written files as root into the job's directory; a user that is not root gets them first, so that they can be deleted.
 """
 
 from __future__ import annotations
@@ -50,12 +50,18 @@ def remove(client: docker.DockerClient, label: str, value: str) -> None:
 
 
 def give_files(container: Any, uid: int, gid: int) -> None:
-    """Give this user what the container has written into the job's directories, if that is possible."""
-    places = [container.labels.get(labels.JOB), container.labels.get(labels.START)]
+    """Give this user what the container has written into the job's directories, if that is possible.
+
+    The directories themselves stay those of the agent, which could not move them otherwise.
+    """
+    start = container.labels.get(labels.START)
+    places = [place for place in (container.labels.get(labels.JOB), start) if place]
     with contextlib.suppress(errors.DockerException, *CONNECTION_ERRORS):
+        agent = os.stat(start)
         if container.status != "running":
             container.start()
-        container.exec_run(["chown", "-R", f"{uid}:{gid}", *[place for place in places if place]], user="0")
+        container.exec_run(["chown", "-hR", f"{uid}:{gid}", *places], user="0")
+        container.exec_run(["chown", f"{agent.st_uid}:{agent.st_gid}", *places], user="0")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import msgspec
 from waterflow_agent import server_paths
 from waterflow_agent.artifacts.local_protocol import CACHE_SOCKET, SOCKET
 from waterflow_agent.artifacts.relay import ArtifactRelay
+from waterflow_agent.attempts import Outcome
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution import sharing, working_directories
 from waterflow_agent.execution.job_containers import JobContainers
@@ -27,7 +28,7 @@ from waterflow_agent.execution.step_policy import Account, StepPolicy
 from waterflow_agent.execution.working_directories import WorkingDirectories
 from waterflow_agent.nodes import exits, node_process, schema, script, shell, step_files
 from waterflow_agent.nodes.containers import request
-from waterflow_agent.nodes.outcome import NodeResult
+from waterflow_agent.nodes.outcome import NodeResult, one_line
 from waterflow_agent.nodes.own.code import Code
 from waterflow_agent.runner.reports import RunnerAbilities, RunnerReport, StepResult, StepSpec
 from waterflow_agent.state.ledger import LedgerEntry
@@ -251,6 +252,9 @@ class ProcessSteps:
         directory = self._directories.path(number)
         if node_process.is_node_directory(directory):
             return node_process.finish(end, directory)
+        problem = request.problem(directory)
+        if problem and end.outcome is Outcome.FAILURE and end.exit_code:
+            end = msgspec.structs.replace(end, reason_code="node-error", reason_text=one_line(problem))
         environment = self._environment if spec is None else spec.env
         path = request.search_path(directory) or environment.get("PATH", shell.DEFAULT_PATH)
         return shell.finish(end, step_files.locate(directory), path)

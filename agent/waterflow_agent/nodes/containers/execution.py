@@ -29,7 +29,7 @@ from docker.utils.socket import frames_iter
 
 from waterflow_agent.nodes.containers import labels
 from waterflow_agent.nodes.containers.removal import CONNECTION_ERRORS
-from waterflow_agent.nodes.containers.request import PREFIX, SEARCH_PATH, ExecutionRequest
+from waterflow_agent.nodes.containers.request import PREFIX, PROBLEM, SEARCH_PATH, ExecutionRequest
 from waterflow_agent.nodes.shell import DEFAULT_PATH
 from waterflow_agent.nodes.step_files import RETURNED
 from waterflow_agent.wire import messages
@@ -60,22 +60,28 @@ def main(arguments: list[str]) -> int:
         client = docker.from_env(timeout=None)
         container = client.containers.get(request.container)
         if container.status != "running":
-            return _fail(f"the job's container is {container.status}, so no further script can run in it")
+            return _fail(request, f"the job's container is {container.status}, so no further script can run in it")
         _write_search_path(request, container)
         with shared_files(container.labels[labels.START], request.files) as (inside, directory):
             code = _execute(client.api, request, variables, inside)
             copy_back(directory, request.files)
         return code
     except errors.NotFound:
-        return _fail("the job's container no longer exists")
+        return _fail(request, "the job's container no longer exists")
     except errors.APIError as error:
-        return _fail(f"the Docker engine refused the script: {error.explanation or error}")
+        return _fail(request, f"the Docker engine refused the script: {error.explanation or error}")
     except (errors.DockerException, *CONNECTION_ERRORS) as error:
-        return _fail(f"lost the connection to the Docker engine, so the outcome of the script is unknown: {error}")
+        return _fail(
+            request, f"lost the connection to the Docker engine, so the outcome of the script is unknown: {error}"
+        )
 
 
-def _fail(text: str) -> int:
+def _fail(request: ExecutionRequest, text: str) -> int:
+    """Leave the problem for the agent, which would only see an exit code otherwise. Returns that."""
     print(f"waterflow: {text}", file=sys.stderr, flush=True)
+    with open(f"{request.files}/{PROBLEM}", "w", encoding="utf-8", errors="replace") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(text)
     return _FAILURE_EXIT_CODE
 
 
@@ -113,7 +119,7 @@ def _execute(api: Any, request: ExecutionRequest, variables: Mapping[str, str], 
         _write_all(chunk)
     code = api.exec_inspect(created)["ExitCode"]
     if code is None:
-        return _fail("lost the script's process in the container, so its outcome is unknown")
+        return _fail(request, "lost the script's process in the container, so its outcome is unknown")
     return int(code)
 
 

@@ -20,9 +20,11 @@ from waterflow_agent.nodes.shell import AttemptLocation, Command
 PREFIX = "_WATERFLOW_IN_CONTAINER_"
 #: The file in which the process leaves the container's `PATH`, in the attempt's directory.
 SEARCH_PATH = "search-path"
+#: The file in which the process leaves why the script did not run to its end.
+PROBLEM = "problem"
 #: What every script in a container has, besides its own variables and those of the image.
 START = {"CI": "true"}
-_SEARCH_PATH_BYTES_MAX = 64 << 10
+_TEXT_BYTES_MAX = 64 << 10
 
 
 class ExecutionRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,9 +51,18 @@ def command(
 
 def search_path(directory: str) -> str | None:
     """Return the `PATH` of the container in which the attempt with this directory ran; None if it ran in none."""
+    return _text(f"{directory}/{SEARCH_PATH}")
+
+
+def problem(directory: str) -> str | None:
+    """Return why the script of the attempt with this directory did not run to its end in its container; None if it did."""
+    return _text(f"{directory}/{PROBLEM}")
+
+
+def _text(path: str) -> str | None:
     try:
-        fd = os.open(f"{directory}/{SEARCH_PATH}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     with open(fd, "rb") as file:
-        return file.read(_SEARCH_PATH_BYTES_MAX).decode("utf-8", "replace")
+        return file.read(_TEXT_BYTES_MAX).decode("utf-8", "replace")

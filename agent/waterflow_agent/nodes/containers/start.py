@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import docker
 from docker import errors
 
+from waterflow_agent.errors import Rejected
+from waterflow_agent.execution import sharing
 from waterflow_agent.nodes import commands, schema
 from waterflow_agent.nodes.containers import labels, removal
 from waterflow_agent.nodes.docker import call_engine, pull_image
@@ -65,6 +67,7 @@ class JobContainersNode(Node[schema.JobContainers]):
         container: dict[str, Any] = {}
         if chosen is not None:
             found = await starter.start(labels.CONTAINER, chosen, None)
+            await starter.admit_user(found)
             container = {"id": found, "network": starter.network}
         for name, identity in started.items():
             await starter.wait(name, identity)
@@ -95,7 +98,7 @@ class _Starter:
             self.network = await call_engine(create)
         except NodeFailure as failure:
             text = (
-                f"{failure.text}; a job with container or services needs a Docker engine that the agent may use: "
+                f"{failure.text}; a job with container or services needs a Docker engine that its steps may use: "
                 "choose servers that have one with runs-on"
             )
             raise NodeFailure(text, may_retry=failure.may_retry) from failure
@@ -170,6 +173,34 @@ class _Starter:
             raise NodeFailure(f"{what}: {done.last_error or f'docker ended with exit code {done.exit_code}'}")
         return done.stdout.strip().rpartition("\n")[2]
 
+    async def admit_user(self, identity: str) -> None:
+        """Let the user of the container use the job's directories. Raises `NodeFailure` if no script can run in it."""
+
+        def user(client: docker.DockerClient) -> str:
+            found = client.containers.get(identity).exec_run(["id", "-u"])
+            return found.output.decode("utf-8", "replace").strip() if found.exit_code == 0 else ""
+
+        state = (await self._inspect(identity))["State"]
+        if not state["Running"]:
+            await self._show_log("the job's container", identity)
+            raise NodeFailure(
+                f"the job's container ended at once with exit code {state['ExitCode']}; its log is above. The image needs the "
+                "program tail, which its user may run"
+            )
+        text = await call_engine(user)
+        # Without the program `id` the scripts will show whether they may.
+        uid = int(text) if text.isdecimal() else 0
+        if uid in (0, os.geteuid()):
+            return
+        try:
+            for place in (self._job, self._context.env["RUNNER_TEMP"]):
+                sharing.grant(place, uid, sharing.READ | sharing.WRITE | sharing.ENTER)
+        except (OSError, Rejected) as error:
+            raise NodeFailure(
+                f"the job's container runs as user {uid}, who cannot use the job's directory on this server ({error}); next: "
+                f"options: --user {os.geteuid()}, which is the user of steps, or --user 0"
+            ) from error
+
     async def wait(self, name: str, identity: str) -> None:
         """Wait until a service with a health check is healthy. Raises `NodeFailure` when it is unhealthy, or has failed."""
         is_announced = False
@@ -177,10 +208,10 @@ class _Starter:
             state = (await self._inspect(identity))["State"]
             health = state.get("Health", {}).get("Status", "")
             if not state["Running"] and state["ExitCode"]:
-                await self._show_log(name, identity)
+                await self._show_log(f"the service {name}", identity)
                 raise NodeFailure(f"the service {name} ended with exit code {state['ExitCode']}; its log is above")
             if health == "unhealthy":
-                await self._show_log(name, identity)
+                await self._show_log(f"the service {name}", identity)
                 raise NodeFailure(f"the service {name} is unhealthy; its log is above")
             if health != "starting" or not state["Running"]:
                 self._context.log(f"the service {name} is {health if health not in ('', 'none') else state['Status']}")
@@ -196,9 +227,9 @@ class _Starter:
         ports = {port.partition("/")[0]: str(found[0]["HostPort"]) for port, found in bound.items() if found}
         return {"id": identity, "network": self.network, "ports": ports}
 
-    async def _show_log(self, name: str, identity: str) -> None:
+    async def _show_log(self, what: str, identity: str) -> None:
         lines = await call_engine(lambda client: client.containers.get(identity).logs(tail=LOG_LINES_MAX))
-        self._context.log(f"the last lines of the service {name}:")
+        self._context.log(f"the last lines of {what}:")
         self._context.log(bytes(lines)[-LOG_BYTES_MAX:].decode("utf-8", "replace").rstrip("\n"))
 
     async def _inspect(self, identity: str) -> dict[str, Any]:

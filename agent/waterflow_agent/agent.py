@@ -28,6 +28,7 @@ from waterflow_agent.clock import Clock
 from waterflow_agent.config import Config, environment_of_agent, step_policy
 from waterflow_agent.core import Core
 from waterflow_agent.errors import Rejected, Retryable, Stalled
+from waterflow_agent.execution.docker_engine import DockerEngineMonitor
 from waterflow_agent.execution.job_containers import JobContainers
 from waterflow_agent.execution.process_steps import ProcessSteps
 from waterflow_agent.execution.runner_client import RunnerClient
@@ -52,9 +53,10 @@ logger = logging.getLogger(__name__)
 #: How often the status file is updated if needed, and how often unused working directories are deleted.
 STATUS_S = 1.0
 SWEEP_S = 60.0
-#: How often the nodes of this server are checked for changes, and how long the first check may delay the first connection.
-NODES_S = 1.0
-NODES_FIRST_S_MAX = 20.0
+#: How often the nodes and the Docker engine of this server are checked for changes, and how long the first checks may delay
+#: the first connection.
+CHANGES_S = 1.0
+FIRST_S_MAX = 20.0
 #: Between attempts to write what an agent needs to start on a full disk.
 SPACE_RETRY_S = 2.0
 #: What the daemon shows of an agent that is draining.
@@ -166,6 +168,7 @@ class Agent:
         tasks: list[asyncio.Future[None]] = [
             asyncio.create_task(agent.handle_reports(), name="runner-reports"),
             asyncio.create_task(agent.refresh_nodes(), name="nodes"),
+            asyncio.create_task(agent.watch_docker_engine(), name="docker-engine"),
             asyncio.create_task(agent.keep_connected(), name="link"),
             asyncio.create_task(agent.keep_status(), name="status"),
             asyncio.create_task(agent.delete_unused_directories(), name="working-directories"),
@@ -243,7 +246,12 @@ class _EnrolledAgent:
         environment = environment_of_agent(config, environment)
         # The link is made later; no step asks before.
         artifacts = ArtifactRelay(lambda request: self._link.send(request), _server_caches(config, self._clock))
-        self._containers = JobContainers(workspaces, self._commands, shell.inherited(environment))
+        inherited = shell.inherited(environment)
+        self._containers = JobContainers(workspaces, self._commands, inherited)
+        self._docker = DockerEngineMonitor(
+            self._commands, lambda: self._policy.accounts(self._runner.abilities), inherited, self._clock
+        )
+        self._has_looked_for_docker = asyncio.Event()
         self._steps = steps = ProcessSteps(
             self._runner, workspaces, directories, environment, self._policy, artifacts, self._containers
         )
@@ -274,6 +282,7 @@ class _EnrolledAgent:
             clock=self._clock,
             installation=identity,
             pause=lambda: DRAINING if is_draining() else "",
+            docker=lambda: self._docker.found,
         )
         self._core.restore()
 
@@ -306,7 +315,16 @@ class _EnrolledAgent:
             await self._nodes.refresh()
             self._has_nodes.set()
             self.announce_changes()
-            await asyncio.sleep(NODES_S)
+            await asyncio.sleep(CHANGES_S)
+
+    async def watch_docker_engine(self) -> None:
+        """Keeps the report about the Docker engine up to date. Needs the step runner, which knows the users of steps."""
+        await self._core.executor.is_settled.wait()
+        while True:
+            await self._docker.refresh()
+            self._has_looked_for_docker.set()
+            self.announce_changes()
+            await asyncio.sleep(CHANGES_S)
 
     def announce_changes(self) -> None:
         """Opens a new session if the daemon does not know what this agent is now. Does nothing while none is open."""
@@ -319,8 +337,10 @@ class _EnrolledAgent:
         for text in self._policy.warnings(self._runner.abilities):
             logger.warning("%s", text)
         with contextlib.suppress(TimeoutError):
-            # The first `Hello` should list all nodes, so that a restarted agent does not appear to have lost them.
-            await asyncio.wait_for(self._has_nodes.wait(), NODES_FIRST_S_MAX)
+            # The first `Hello` should say everything, so that a restarted agent does not appear to have lost its nodes.
+            async with asyncio.timeout(FIRST_S_MAX):
+                await self._has_nodes.wait()
+                await self._has_looked_for_docker.wait()
         end = await self._link.run(self._core.session)
         # Steps keep running under the runner until a person has looked at it.
         with contextlib.suppress(OSError):
@@ -413,6 +433,7 @@ class _EnrolledAgent:
             slots=self._config.slots,
             attempts=self._core.attempts(),
             nodes=self._nodes.reported,
+            docker=self._docker.found,
             # Not before the daemon knows it: a session that is open may still bring offers.
             is_draining=self._is_draining() and not (self._link.is_open and self._core.session.is_outdated),
         )

@@ -210,6 +210,7 @@ def _rendered(status: Any) -> str:
     lines += [
         f"steps        run as {status.step_user}",
         f"limits       {', '.join(status.limits) or '-'}",
+        f"docker       {_docker(status.docker)}",
         f"leftovers    {status.leftovers} processes ended",
         *(f"warning      {text}" for text in status.warnings),
     ]
@@ -220,6 +221,12 @@ def _rendered(status: Any) -> str:
         if node.fault:
             lines.append(f"  broken: {node.fault}")
     return "\n".join(lines)
+
+
+def _docker(found: Any) -> str:
+    if found is None:
+        return "not looked for yet"
+    return f"jobs cannot have containers: {found.problem}" if found.problem else f"engine {found.version}"
 
 
 def _load(config_file: Path | None, options: dict[str, Any]) -> Config:

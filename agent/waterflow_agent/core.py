@@ -26,6 +26,7 @@ from waterflow_agent.state.journal import Journal
 from waterflow_agent.state.journal_writer import JournalWriter
 from waterflow_agent.state.ledger import Ledger
 from waterflow_agent.state.secret_store import SecretStore
+from waterflow_agent.wire.messages import DockerEngine
 
 
 class Core:
@@ -48,8 +49,11 @@ class Core:
         installation: str = "",
         describe_machine: Callable[[], machine.Machine] = machine.describe,
         pause: Callable[[], str] = lambda: "",
+        docker: Callable[[], DockerEngine | None] = lambda: None,
     ) -> None:
-        """`pause` says why nothing new should be started although it could be, or is empty."""
+        """`pause` says why nothing new should be started although it could be, or is empty; `docker` is what is reported
+        of the engine.
+        """
         clock = clock or Clock()
         nodes = nodes or NodeCatalog()
         self.ledger = ledger
@@ -93,6 +97,7 @@ class Core:
             installation=installation,
             describe_machine=describe_machine,
             problem=lambda: self.problem,
+            docker=docker,
         )
 
     @property

@@ -394,6 +394,31 @@ EXPECTED: dict[str, tuple[codec.Side, int, int, list[messages.Message], list[mes
             )
         ],
     ),
+    "v1-hello-with-a-docker-engine": (
+        codec.Side.AGENT,
+        0,
+        1,
+        [],
+        [
+            messages.Hello(
+                session=TOKEN,
+                protocol=1,
+                protocol_min=1,
+                agent_version="0.1.0",
+                instance="b7c1",
+                machine_id="",
+                boot_id="2c26b46b-68ff-c68f",
+                slots=4,
+                hostname="web-1.example",
+                os="linux",
+                arch="x86_64",
+                labels={},
+                nodes=["shell"],
+                held=[],
+                docker=messages.DockerEngine("28.5.1", "the program docker is not installed"),
+            )
+        ],
+    ),
     "v1-offer-with-source": (
         codec.Side.DAEMON,
         0,

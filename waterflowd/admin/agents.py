@@ -212,6 +212,7 @@ def _with_server(row: AgentRow, server: Server) -> AgentRow:
         labels=server.facts.get("labels", {}),
         nodes=tuple(sorted(server.nodes)),
         own_nodes=server.own_nodes,
+        docker=server.docker,
     )
 
 

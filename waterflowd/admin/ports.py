@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from waterflow_agent.wire.messages import OwnNode
+from waterflow_agent.wire.messages import DockerEngine, OwnNode
 from waterflowd.access.repository_quotas import QuotaUse
 from waterflowd.admin.metric_samples import Sample
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
@@ -44,6 +44,8 @@ class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     nodes: tuple[str, ...] = ()
     own_nodes: tuple[OwnNode, ...] = ()
+    #: None if it has not said whether it has an engine.
+    docker: DockerEngine | None = None
     #: When its boot last changed, in ms; None if it has not.
     boot_changed_at: int | None = None
     #: What a person has to look at, one sentence; "" for nothing.

@@ -68,6 +68,8 @@ def _problem(frame: codec.Frame, hello: messages.Hello) -> str:
         return f"at most {_NODES_MAX} nodes, with names of at most {_TEXT_LENGTH_MAX} characters"
     if len(hello.own_nodes) > _OWN_NODES_MAX or not all(map(_is_short, hello.own_nodes)):
         return f"at most {_OWN_NODES_MAX} own nodes, with at most {_PARAMETERS_MAX} parameters and short texts each"
+    if hello.docker is not None and max(len(hello.docker.version), len(hello.docker.problem)) > _TEXT_LENGTH_MAX:
+        return f"version and problem of the Docker engine may have {_TEXT_LENGTH_MAX} characters"
     return ""
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from waterflow_agent.wire.messages import OwnNode
+from waterflow_agent.wire.messages import DockerEngine, OwnNode
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.model.ids import AgentId, AttemptId, JobId, RunId
 from waterflowd.model.reasons import Reason, ReasonCode, reason
@@ -47,6 +47,8 @@ class SlotRequest(msgspec.Struct, frozen=True):
     later: frozenset[str] = frozenset()
     #: The job has not started on `agent`, which is the only server that may start it.
     is_first: bool = False
+    #: The job has containers.
+    needs_docker: bool = False
 
     @property
     def starts_job(self) -> bool:
@@ -77,6 +79,8 @@ class Server(msgspec.Struct, kw_only=True):
     slots: int = 0
     nodes: frozenset[str] = frozenset()
     own_nodes: tuple[OwnNode, ...] = ()
+    #: None if the agent does not say whether it has one.
+    docker: DockerEngine | None = None
     #: The `agent` context of expressions.
     facts: dict[str, Any] = {}
     version: str = ""
@@ -92,6 +96,11 @@ class Server(msgspec.Struct, kw_only=True):
         """Whether the agent reported all of these labels."""
         own = self.facts.get("labels") or {}
         return all(own.get(name) == value for name, value in labels)
+
+    @property
+    def may_run_containers(self) -> bool:
+        """Whether jobs with containers may start there. An older agent does not say; it finds out when the job starts."""
+        return self.docker is None or not self.docker.problem
 
     def version_of(self, node: str) -> str:
         """The version of one of the server's own nodes; "" for any other node."""
@@ -430,6 +439,11 @@ class Placement:
             if not connected:
                 found = _no_server_with_labels(self._server_in(group), group, request.labels)
                 return msgspec.structs.replace(found, text=found.text + self._elsewhere)
+        if request.needs_docker:
+            without = [server for server in connected if not server.may_run_containers]
+            if len(without) == len(connected):
+                return self._no_server_with_docker(group, without[0], members)
+            connected = [server for server in connected if server.may_run_containers]
         missing = [request.missing_node(server.nodes) for server in connected]
         if all(missing):
             # If no server has one of the nodes, that is the one to install.
@@ -449,6 +463,15 @@ class Placement:
         more = f", {len(draining)} of them draining" if draining else ""
         text = f'all slots of the servers in group "{group}"{whose} are in use{more}{self._elsewhere}'
         return reason(ReasonCode.NO_FREE_SLOT, text, group=group)
+
+    def _no_server_with_docker(self, group: str, example: Server, members: dict[AgentId, Enrolled]) -> Reason:
+        """The reason names the problem of one of the servers, which often is that of all."""
+        problem = example.docker.problem if example.docker is not None else ""
+        text = (
+            f"no {self._server_in(group)} can run the job's containers ({members[example.agent].name}: {problem}); install "
+            f"Docker on one of them and let its steps use it, or choose other servers with runs-on{self._elsewhere}"
+        )
+        return reason(ReasonCode.NO_SERVER_WITH_DOCKER, text, group=group, agent=members[example.agent].name)
 
     def _all_draining(self, group: str, names: list[str]) -> Reason:
         text = f'every server in group "{group}" that is {self._connected} is draining{self._elsewhere}'
@@ -501,6 +524,8 @@ def _accepts(entry: Enrolled, request: SlotRequest) -> bool:
 
 
 def _fits(request: SlotRequest, server: Server) -> bool:
+    if request.needs_docker and not server.may_run_containers:
+        return False
     return request.missing_node(server.nodes) is None and (not request.labels or server.has(request.labels))
 
 

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from waterflow_agent.errors import Rejected, Retryable
 from waterflow_agent.nodes.schema import FROM_REPOSITORY
+from waterflowd import expr
 from waterflowd.access.policy import AccessPolicy, Origin, Refusal, job_origin
 from waterflowd.dispatch import lowering
 from waterflowd.engine import Run, commands, inputs
+from waterflowd.engine.rules import contexts
 from waterflowd.engine.state.blocks import SERVERLESS_NODES
 from waterflowd.engine.state.runs import Job
 from waterflowd.fleet.locks import Holder, LockAnswer, LockRequest
@@ -22,7 +24,7 @@ from waterflowd.fleet.placement import Placement, Server, ServerListRequest, Slo
 from waterflowd.fleet.registry import ALL_SERVERS, Enrolled, Registry
 from waterflowd.host.live_state import LiveState
 from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId
-from waterflowd.model.plan import Plan, StepPlan
+from waterflowd.model.plan import CONTAINERS_NODE, Plan, StepPlan
 from waterflowd.model.reasons import Reason, ReasonCode, reason
 
 _AttemptCommand = (
@@ -103,7 +105,33 @@ def slot_requirements(run: Run, command: commands.RequestSlot) -> SlotRequest:
         later = frozenset(_required_nodes(run.plan, job.plan.steps)) - {node}
     key = attempt_id(run.id, command)
     is_first = job.agent is None
-    return SlotRequest(key, command.group, node, command.agent, command.labels, command.avoid, later, is_first)
+    return SlotRequest(
+        key,
+        command.group,
+        node,
+        command.agent,
+        command.labels,
+        command.avoid,
+        later,
+        is_first,
+        needs_docker=command.agent is None and _has_containers(run, job, command),
+    )
+
+
+def _has_containers(run: Run, job: Job, command: commands.RequestSlot) -> bool:
+    """Whether the step starts a container: the expression of an image may yield an empty text, which means none."""
+    if command.node != CONTAINERS_NODE:
+        return False
+    params = job.steps_by_id[command.step].plan.params
+    containers = [params.get("container"), *params.get("services", {}).values()]
+    images = [container.get("image") for container in containers if container is not None]
+    try:
+        # Such an expression sees nothing that changes while the job waits; what time it is makes no image empty.
+        env = contexts.for_job(run, job, job.ready_at or 0)
+        return any(expr.render(image, env) not in (None, "") for image in images)
+    except Rejected:
+        # The step will say what is wrong.
+        return True
 
 
 def _required_node(plan: Plan, node: str) -> str:

@@ -117,6 +117,8 @@ class ReasonCode(Enum):
     WAITING_TURN = "waiting-turn"
     #: No server has the requested labels.
     NO_SERVER_WITH_LABELS = "no-server-with-labels"
+    #: The job has containers, and no server can run them.
+    NO_SERVER_WITH_DOCKER = "no-server-with-docker"
     #: The repository may not use the group.
     GROUP_NOT_ALLOWED = "group-not-allowed"
     #: The group or secret belongs to an environment that the job does not have.

@@ -77,6 +77,8 @@ class SlotOrder(Order, frozen=True, kw_only=True, tag="slot-order"):
     later: tuple[str, ...] = ()
     #: The attempt's secrets: without a value for each of them the slot is denied. The job may read them.
     secrets: SecretRequest | None = None
+    #: The job has containers.
+    needs_docker: bool = False
 
 
 class TaskOrder(Order, frozen=True, kw_only=True, tag="task-order"):

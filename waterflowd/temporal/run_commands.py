@@ -120,6 +120,7 @@ def _slot(run: Run, command: commands.RequestSlot, *, may_be_away: bool) -> mess
         avoid=request.avoid,
         later=tuple(sorted(request.later)),
         secrets=lowering.secret_request(run, command.job, command.secrets),
+        needs_docker=request.needs_docker,
     )
     agent = command.agent
     must_not_wait = may_be_away and not run.jobs_by_id[command.job].may_await_server

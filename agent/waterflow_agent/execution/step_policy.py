@@ -73,6 +73,18 @@ class StepPolicy:
             )
         return account
 
+    def accounts(self, abilities: RunnerAbilities) -> list[Account | None]:
+        """Return the users that steps can have here, the default one first; None is the agent's own user."""
+        found: dict[Account | None, None] = {}
+        for name in (self._default(abilities), *self.group_users.values(), *self.users):
+            account = _find(name) if name else None
+            if account is not None and account.uid == os.geteuid():
+                account = None
+            elif name and (account is None or not abilities.can_switch):
+                continue
+            found[account] = None
+        return list(found)
+
     def limits(self, task: messages.Task, abilities: RunnerAbilities) -> dict[str, int]:
         """Return the limits of the task's step by name. Raises `Rejected` WF710."""
         limits: dict[str, int] = {}

@@ -45,8 +45,9 @@ class SessionHandler:
         installation: str = "",
         describe_machine: Callable[[], machine.Machine] = machine.describe,
         problem: Callable[[], str] = lambda: "",
+        docker: Callable[[], messages.DockerEngine | None] = lambda: None,
     ) -> None:
-        """`problem` says why nothing can be started now, or is empty."""
+        """`problem` says why nothing can be started now, or is empty; `docker` is what is known of the engine."""
         #: As the daemon said in the last `Welcome`.
         self.groups: list[str] = []
         self._ledger = ledger
@@ -62,20 +63,24 @@ class SessionHandler:
         self._installation = installation
         self._describe_machine = describe_machine
         self._problem = problem
+        self._docker = docker
         self._announced_problem = ""
         self._announced_nodes: list[messages.OwnNode] = []
+        self._announced_docker: messages.DockerEngine | None = None
         self._generation = 0
         self._confirmed_at = -CONFIRM_MS
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the nodes of this server, or its problem, have changed since the last `Hello`."""
-        return (self._announced_nodes, self._announced_problem) != (self._nodes.reported, self._problem())
+        """Whether the nodes of this server, its Docker engine or its problem have changed since the last `Hello`."""
+        announced = (self._announced_nodes, self._announced_docker, self._announced_problem)
+        return announced != (self._nodes.reported, self._docker(), self._problem())
 
     def hello(self, session: str) -> messages.Hello:
         """Returns the opening of a session, with everything that is held."""
         described = self._describe_machine()
         self._announced_nodes, self._announced_problem = self._nodes.reported, self._problem()
+        self._announced_docker = self._docker()
         return messages.Hello(
             session=session,
             protocol=messages.PROTOCOL_VERSION,
@@ -95,6 +100,7 @@ class SessionHandler:
             own_nodes=self._announced_nodes,
             problem=self._announced_problem,
             installation=self._installation,
+            docker=self._announced_docker,
         )
 
     def on_opened(self, welcome: messages.Welcome) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from waterflow_agent.errors import Retryable
 from waterflow_agent.state.journal import DISK_FULL_ERRORS
-from waterflow_agent.wire.messages import OwnNode
+from waterflow_agent.wire.messages import DockerEngine, OwnNode
 
 _FILE_NAME = "status.json"
 #: The file is padded to a multiple of this: a block of every file system.
@@ -56,6 +56,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
     #: The nodes of this server that are not built in.
     nodes: list[OwnNode] = []
+    #: None before the first look at it.
+    docker: DockerEngine | None = None
     #: Of the server's key that this agent uses.
     server_fingerprint: str = ""
     #: Nothing new is started until the agent is restarted, and the daemon knows it.

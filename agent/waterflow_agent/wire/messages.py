@@ -196,6 +196,15 @@ class OwnNode(msgspec.Struct, frozen=True, array_like=True):
     fault: str = ""
 
 
+class DockerEngine(msgspec.Struct, frozen=True, array_like=True):
+    """The Docker engine of a server, as far as its steps can use it."""
+
+    #: "" if no engine has answered.
+    version: str
+    #: Why containers of jobs cannot be started, one sentence; "" if they can.
+    problem: str = ""
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     """Agent, loose: the first message of a session, with the agent's capabilities and everything that it holds."""
 
@@ -222,6 +231,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     problem: str = ""
     #: Identifies the agent's data directory; a copy of it has another one.
     installation: str = ""
+    #: None if the agent does not say, as an older one.
+    docker: DockerEngine | None = None
 
 
 class OldServerKey(msgspec.Struct, frozen=True, array_like=True):

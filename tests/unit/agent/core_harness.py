@@ -101,6 +101,8 @@ class CoreBench:
         self.runner = FakeRunner(root / "attempts", self._changed)
         self.link = FakeLink(self._changed)
         self.journal = Journal(root / "journal")
+        #: What the agent knows of its Docker engine.
+        self.docker: messages.DockerEngine | None = None
         self.ledger = Ledger(boot_id="boot", instance="instance", slots=4)
         workspaces = WorkingDirectories(root / "work", self.clock)
         steps = ProcessSteps(self.runner, workspaces, StepDirectories(root / "steps", workspaces.discard), {})
@@ -113,6 +115,7 @@ class CoreBench:
             sender=self.link,
             secrets=secrets,
             clock=self.clock,
+            docker=lambda: self.docker,
         )
 
     def settle(self) -> None:

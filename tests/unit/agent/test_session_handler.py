@@ -40,6 +40,19 @@ async def test_hello_lists_held_attempts_and_directories(bench: CoreBench) -> No
     assert hello.jobs == [("run", "job")]
 
 
+async def test_a_session_is_outdated_when_the_docker_engine_has_changed(bench: CoreBench) -> None:
+    """The daemon then gets a new hello, so that jobs with containers find the server or stay away."""
+    assert bench.core.session.hello("token").docker is None
+
+    bench.docker = messages.DockerEngine("28.5.1")
+    assert bench.core.session.is_outdated
+    assert bench.core.session.hello("token").docker == bench.docker
+    assert not bench.core.session.is_outdated
+
+    bench.docker = messages.DockerEngine("", "the Docker engine does not answer")
+    assert bench.core.session.is_outdated
+
+
 async def test_a_new_session_sends_unacknowledged_results_and_output_again(bench: CoreBench) -> None:
     """Acknowledged results and output are not sent again."""
     bench.offer(attempt(1), message="one")

@@ -12,12 +12,15 @@ from waterflowd.dispatch import handshake
 TOKEN = "0123456789abcdef"
 
 
-def hello(own: list[messages.OwnNode]) -> messages.Hello:
-    return messages.Hello(TOKEN, 1, 1, "0", "i", "m", "b", 1, "h", "l", "a", {}, ["shell"], [], own_nodes=own)
+def hello(own: list[messages.OwnNode], docker: messages.DockerEngine | None = None) -> messages.Hello:
+    nodes = ["shell"]
+    return messages.Hello(
+        TOKEN, 1, 1, "0", "i", "m", "b", 1, "h", "l", "a", {}, nodes, [], own_nodes=own, docker=docker
+    )
 
 
-def judged(own: list[messages.OwnNode]) -> messages.Reject | None:
-    message = hello(own)
+def judged(own: list[messages.OwnNode], docker: messages.DockerEngine | None = None) -> messages.Reject | None:
+    message = hello(own, docker)
     frame = codec.decode_frame(codec.encode_frame(TOKEN, 0, 1, [], [codec.encode_message(message)]), codec.Side.AGENT)
     return handshake.check(frame, message)
 
@@ -48,3 +51,12 @@ def test_an_agent_with_too_many_nodes_gets_no_session(
 
     assert refused is not None
     assert refused.code == "WF214"
+
+
+def test_what_an_agent_says_of_its_docker_engine_is_bounded() -> None:
+    """The text is part of reasons that are stored with runs."""
+    assert judged([], messages.DockerEngine("28.5.1", "p" * 256)) is None
+    for engine in (messages.DockerEngine("9" * 257), messages.DockerEngine("", "p" * 257)):
+        refused = judged([], engine)
+        assert refused is not None
+        assert refused.code == "WF214"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from waterflow_agent.wire.messages import DockerEngine
 from waterflowd.fleet import events
 from waterflowd.fleet.placement import Placement, Server, ServerListRequest, SlotRequest
 from waterflowd.fleet.registry import Registry
@@ -28,9 +29,16 @@ class Fleet:
         self.placement.enrollment_changed(agent, groups)
         return agent
 
-    def connect(self, name: str, *groups: str, slots: int = 1, nodes: frozenset[str] = NODES) -> AgentId:
+    def connect(
+        self,
+        name: str,
+        *groups: str,
+        slots: int = 1,
+        nodes: frozenset[str] = NODES,
+        docker: DockerEngine | None = None,
+    ) -> AgentId:
         agent = self.enroll(name, *groups) if groups else AgentId(name)
-        self.placement.connect(Server(agent=agent, slots=slots, nodes=nodes))
+        self.placement.connect(Server(agent=agent, slots=slots, nodes=nodes, docker=docker))
         return agent
 
     def drain(self, agent: AgentId) -> None:
@@ -68,9 +76,18 @@ def request(
     step: str = "1",
     later: str = "",
     is_first: bool = False,
+    needs_docker: bool = False,
 ) -> SlotRequest:
     owner = None if agent is None else AgentId(agent)
-    return SlotRequest(attempt(run, step), group, node, owner, later=frozenset(later.split()), is_first=is_first)
+    return SlotRequest(
+        attempt(run, step),
+        group,
+        node,
+        owner,
+        later=frozenset(later.split()),
+        is_first=is_first,
+        needs_docker=needs_docker,
+    )
 
 
 def attempt(run: str, step: str = "1") -> AttemptId:
@@ -160,6 +177,60 @@ def test_a_job_needs_a_server_with_the_nodes_of_all_its_steps() -> None:
     assert refused.code is ReasonCode.NO_SERVER_WITH_NODE
     assert refused.facts["node"] == "shop/c"
     assert refused.text == 'no connected server in group "web" has the node "shop/c"'
+
+
+ENGINE = DockerEngine("28.5.1")
+NO_ENGINE = DockerEngine("", "no Docker engine at unix:///var/run/docker.sock")
+
+
+def test_a_job_with_containers_gets_a_server_with_a_docker_engine() -> None:
+    """The free slots of the others do not count; other jobs still use them."""
+    fleet = Fleet()
+    fleet.connect("roomy", "web", slots=9, docker=NO_ENGINE)
+    fleet.connect("engine", "web", slots=2, docker=ENGINE)
+
+    assert fleet.place(request("a", needs_docker=True)) == "engine"
+    assert fleet.place(request("b", needs_docker=True)) == "engine"
+    assert fleet.place(request("c", needs_docker=True)) == "no-free-slot"
+    fleet.place(request("d"))
+    assert fleet.assigned() == [("d", "roomy")]
+
+
+def test_a_job_with_containers_waits_until_a_server_of_its_group_has_an_engine() -> None:
+    """The reason says what is wrong on one of the servers, and changes as soon as an agent reports an engine."""
+    fleet = Fleet()
+    fleet.connect("web-1", "web", docker=NO_ENGINE)
+    fleet.connect("elsewhere", "db", docker=ENGINE)
+    refused = fleet.placement.request(request("a", needs_docker=True))
+    assert isinstance(refused, Reason)
+    assert refused.code is ReasonCode.NO_SERVER_WITH_DOCKER
+    assert refused.text == (
+        'no connected server in group "web" can run the job\'s containers (web-1: no Docker engine at '
+        "unix:///var/run/docker.sock); install Docker on one of them and let its steps use it, or choose other servers with "
+        "runs-on"
+    )
+
+    fleet.connect("web-1", docker=DockerEngine("", "the Docker engine does not answer"))
+    (changed,) = fleet.placement.changed_reasons()
+    assert "does not answer" in changed[1].text
+    assert fleet.assigned() == []
+
+    web = fleet.connect("web-1", docker=ENGINE)
+    assert fleet.assigned() == [("a", web)]
+
+
+def test_an_agent_that_does_not_say_whether_it_has_an_engine_may_get_jobs_with_containers() -> None:
+    """An agent of an older release finds out when the job starts, as before."""
+    fleet = Fleet()
+    fleet.connect("older", "web", docker=None)
+    assert fleet.place(request("a", needs_docker=True)) == "older"
+
+
+def test_a_started_job_with_containers_keeps_its_server_without_an_engine() -> None:
+    """Its steps run there and report what is wrong, instead of waiting for an engine that may never be back."""
+    fleet = Fleet()
+    fleet.connect("mine", "web", docker=NO_ENGINE)
+    assert fleet.place(request("a", agent="mine", needs_docker=True)) == "mine"
 
 
 def test_a_reason_names_the_daemon_whose_servers_it_means_if_there_are_several() -> None:

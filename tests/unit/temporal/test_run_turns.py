@@ -258,6 +258,17 @@ async def test_a_completed_run_ends_in_the_next_turn_of_another_daemon() -> None
     assert of(await stream.continue_as_new(), messages.Complete)
 
 
+@pytest.mark.parametrize("image", ["node:22", ""])
+async def test_a_slot_for_a_job_with_containers_needs_a_docker_engine(image: str) -> None:
+    """The order says so, because the gateway that grants the slot does not know the plan. Without an image there is none."""
+    start = "on: {workflow_dispatch: {inputs: {image: {default: 'node:22'}}}}\n"
+    stream = Stream(f"{start}jobs: {{a: {{runs-on: web, container: '${{{{ inputs.image }}}}', steps: [{{run: x}}]}}}}")
+
+    (place,) = scheduled(await stream.start(inputs={"image": image}))
+
+    assert order(place).needs_docker is bool(image)
+
+
 async def test_a_repeated_turn_gives_the_same_result() -> None:
     """On the same daemon, whose memory is ahead of the request, and on another one."""
     stream = Stream(TWO)

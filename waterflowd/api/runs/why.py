@@ -182,6 +182,7 @@ _ABOUT_SERVERS = frozenset(
         ReasonCode.NO_SERVER_CONNECTED,
         ReasonCode.NO_SERVER_WITH_NODE,
         ReasonCode.NO_SERVER_WITH_LABELS,
+        ReasonCode.NO_SERVER_WITH_DOCKER,
         ReasonCode.SERVER_DRAINING,
         ReasonCode.SERVER_UNREACHABLE,
     }

@@ -27,6 +27,13 @@ class OwnNodeSchema(msgspec.Struct, frozen=True, kw_only=True):
     fault: str
 
 
+class DockerEngineSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """The Docker engine of a server: its version (empty if none answers), and why jobs cannot have containers there."""
+
+    version: str
+    problem: str
+
+
 class OpenJobSchema(msgspec.Struct, frozen=True, kw_only=True):
     """A job that has started on a server and has not ended."""
 
@@ -52,6 +59,8 @@ class AgentSchema(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     nodes: list[str]
     own_nodes: list[OwnNodeSchema]
+    #: Null if the agent has not said; `problem` is empty if jobs can have containers there.
+    docker: DockerEngineSchema | None
     #: When its boot last changed.
     boot_changed_at: Timestamp | None
     #: What a person has to look at; empty for nothing.
@@ -89,6 +98,9 @@ class AgentSchema(msgspec.Struct, frozen=True, kw_only=True):
                 OwnNodeSchema(name=own.name, origin=own.origin, version=own.version, fault=own.fault)
                 for own in row.own_nodes
             ],
+            docker=None
+            if row.docker is None
+            else DockerEngineSchema(version=row.docker.version, problem=row.docker.problem),
             boot_changed_at=timestamp(row.boot_changed_at),
             alarm=row.alarm,
             drained_at=timestamp(row.drained_at),

@@ -192,7 +192,7 @@ class Job(LanguageModel):
         without="scripts run on the server itself",
         only="steps",
         pitfalls=(
-            "The server needs a Docker engine that the agent may use.",
+            "The job waits until a server of the group has a Docker engine.",
             "Scripts run with `sh` unless they set `shell`. All other nodes run on the server itself.",
         ),
     )

@@ -106,6 +106,7 @@ class AgentHandler:
             slots=max(0, min(hello.slots, 10_000)),
             nodes=frozenset(hello.nodes),
             own_nodes=tuple(hello.own_nodes),
+            docker=hello.docker,
             facts={
                 "id": agent,
                 "hostname": hello.hostname,

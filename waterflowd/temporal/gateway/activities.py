@@ -117,6 +117,7 @@ class GatewayActivities:
                 labels=order.labels,
                 avoid=order.avoid,
                 later=frozenset(order.later),
+                needs_docker=order.needs_docker,
             )
             return orders.INPUTS.pack(self._granted(request, await self._server(request, queue)))
 

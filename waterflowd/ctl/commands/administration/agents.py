@@ -50,11 +50,17 @@ def _list(client: Client, *, is_all: bool, as_json: bool) -> None:
     if as_json:
         print_json_list(rows)
         return
+    # Most groups of servers have no engine at all.
+    has_docker = any(_docker(row) for row in rows)
     table(
-        ["NAME", "STATUS", "GROUPS", "SLOTS", "VERSION", f"SINCE ({zone_name()})", "FINGERPRINT"],
-        [_row(row) for row in rows],
+        [
+            *("NAME", "STATUS", "GROUPS", "SLOTS", "VERSION"),
+            *(["DOCKER"] if has_docker else []),
+            *(f"SINCE ({zone_name()})", "FINGERPRINT"),
+        ],
+        [_row(row, has_docker=has_docker) for row in rows],
         empty="no agents yet; create a join token: waterflowctl agents tokens create --group GROUP",
-        optional=["FINGERPRINT", "VERSION"],
+        optional=["FINGERPRINT", "VERSION", "DOCKER"],
     )
     for row in rows:
         _print_own_nodes(row["name"], row.get("own_nodes", []))
@@ -79,7 +85,12 @@ def _print_own_nodes(agent: str, nodes: list[dict[str, Any]]) -> None:
             click.echo(wrapped(escape_for_display(text), 2))
 
 
-def _row(row: dict[str, Any]) -> list[object]:
+def _docker(row: dict[str, Any]) -> str:
+    """The version of the agent's Docker engine, or empty."""
+    return str((row.get("docker") or {}).get("version", ""))
+
+
+def _row(row: dict[str, Any], *, has_docker: bool) -> list[object]:
     colors = {"connected": "green", "pending": "yellow"}
     slots = f"{row['slots_busy']}/{row['slots']}" if "slots" in row else ""
     is_as_usual = row["status"] in ("pending", "revoked") or row["text"] == "connected"
@@ -90,6 +101,7 @@ def _row(row: dict[str, Any]) -> list[object]:
         escape_for_display(", ".join(row.get("groups", []))),
         slots,
         escape_for_display(row.get("version", "")),
+        *([escape_for_display(_docker(row)) or "-"] if has_docker else []),
         cell_time(row.get("seen_at") or row.get("requested_at") or row.get("revoked_at")),
         # The whole fingerprint of a pending agent is in the command that approves it.
         short_fingerprint(row["fingerprint"]),

@@ -3,96 +3,41 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from docker import DockerClient
 
 from tests.acceptance.cluster import Cluster
-from tests.integration.nodes.test_docker import engine
+from tests.acceptance.language.job_containers import (
+    IMAGE,
+    IN_CONTAINER,
+    docker,
+    of_jobs,
+    server,
+    wait_for_lines,
+    workflow,
+)
+from tests.integration.nodes.docker_engine import DockerEngine
 from tests.patience import PATIENCE_S, wait_until
 from waterflow_agent.nodes.containers import labels, removal
 
-__all__ = ["engine"]
+__all__ = ["docker", "server"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(8 * PATIENCE_S)]
 
-IMAGE = "waterflow-job-test:1"
 WEB = "mkdir -p /www; echo from-the-service > /www/index.html; exec httpd -f -p 8080 -h /www"
 
 
-class Docker:
-    """The server's engine, as a person sees it."""
-
-    def __init__(self, address: str) -> None:
-        self.environment = os.environ | {"DOCKER_HOST": address}
-
-    def __call__(self, *arguments: str) -> str:
-        return subprocess.check_output(["docker", *arguments], env=self.environment, text=True).strip()
-
-    def of_jobs(self) -> list[str]:
-        """Returns the containers and networks of jobs."""
-        chosen = ("--quiet", "--filter", "label=io.waterflow.job")
-        return [*self("ps", "--all", *chosen).split(), *self("network", "ls", *chosen).split()]
-
-
-@pytest.fixture
-def docker(engine: str, tmp_path: Path) -> Docker:
-    """The engine, with an image in which every applet of busybox exists."""
-    docker = Docker(engine)
-    probe = subprocess.run(
-        ["docker", "network", "create", "probe"], env=docker.environment, capture_output=True, text=True
-    )
-    if probe.returncode:
-        pytest.skip(f"the engine cannot create networks here: {probe.stderr.strip()}")
-    docker("network", "rm", "probe")
-    busybox = os.path.realpath(str(shutil.which("busybox")))
-    with tarfile.open(tmp_path / "image.tar", "w") as tar:
-        tar.add(busybox, "bin/busybox")
-        for name in subprocess.check_output([busybox, "--list"], text=True).split():
-            link = tarfile.TarInfo(f"bin/{name}")
-            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-            if name != "busybox":
-                tar.addfile(link)
-    docker("import", "--change", "CMD sleep 600", str(tmp_path / "image.tar"), IMAGE)
-    return docker
-
-
-@pytest.fixture
-def server(empty_cluster: Cluster, docker: Docker) -> Iterator[Cluster]:
-    """A daemon, and one server with the engine."""
-    empty_cluster.daemon_environment["WATERFLOW_SECRET_TOKEN"] = "a-secret-of-the-job"
-    empty_cluster.start_daemon()
-    empty_cluster.add_agent("box-1", "box", settings=f'docker-host = "{docker.environment["DOCKER_HOST"]}"')
-    yield empty_cluster
-    wait_until(lambda: not docker.of_jobs(), "the containers to go")
-
-
-def workflow(steps: str, job: str = "") -> str:
-    return f"jobs:\n  a:\n    runs-on: box\n{job}    steps:\n{steps}"
-
-
-def wait_for_lines(server: Cluster, run: str, *lines: str) -> None:
-    """Waits until the run's output, which may arrive after its end, has these lines."""
-    wait_until(lambda: set(lines) <= set(server.lines(run)), f"{lines} in the output of {run}")
-
-
-IN_CONTAINER = f"    container: {IMAGE}\n"
-
-
 def test_scripts_run_in_the_container_and_give_files_outputs_and_variables_to_later_steps(
-    server: Cluster, docker: Docker
+    server: Cluster, docker: DockerEngine
 ) -> None:
     """Directory, outputs, environment, search path and secrets work as on the server; the exit code is the script's."""
     run = server.start(
         workflow(
             """      - id: one
         run: |
-          test -e /.dockerenv && echo inside
+          test "$(readlink /bin/sh)" = busybox && echo inside
           echo kept > file; mkdir tools; printf '#!/bin/sh\\necho tool' > tools/tool; chmod +x tools/tool
           echo "answer=42" >> "$GITHUB_OUTPUT"; echo "MODE=fast" >> "$GITHUB_ENV"
           echo "$PWD/tools" >> "$GITHUB_PATH"; echo "$OWN $JOB"
@@ -114,7 +59,7 @@ def test_scripts_run_in_the_container_and_give_files_outputs_and_variables_to_la
 
 
 def test_a_service_is_reached_by_its_name_from_the_container_and_by_its_port_from_the_server(
-    server: Cluster, docker: Docker, tmp_path: Path
+    server: Cluster, docker: DockerEngine, tmp_path: Path
 ) -> None:
     """Steps begin when the service is healthy; `job.services` has its port."""
     (tmp_path / "serve").write_text(f"#!/bin/sh\n{WEB}\n")
@@ -140,7 +85,7 @@ def test_a_service_is_reached_by_its_name_from_the_container_and_by_its_port_fro
         wait_for_lines(server, run, "from-the-service", "the service web is healthy")
 
 
-def test_an_unhealthy_service_fails_the_job_and_shows_its_log(server: Cluster, docker: Docker) -> None:
+def test_an_unhealthy_service_fails_the_job_and_shows_its_log(server: Cluster, docker: DockerEngine) -> None:
     """No step runs; the reason names the service."""
     services = (
         f"    services:\n      db:\n        image: {IMAGE}\n"
@@ -154,7 +99,7 @@ def test_an_unhealthy_service_fails_the_job_and_shows_its_log(server: Cluster, d
 
 
 @pytest.mark.parametrize("is_ignored", [False, True])
-def test_a_cancel_ends_the_script_in_the_container(server: Cluster, docker: Docker, is_ignored: bool) -> None:
+def test_a_cancel_ends_the_script_in_the_container(server: Cluster, docker: DockerEngine, is_ignored: bool) -> None:
     """It gets the stop signal; a script that ignores it is killed after the grace period."""
     trap = 'trap "" TERM' if is_ignored else 'trap "echo stopping; exit 3" TERM'
     run = server.start(
@@ -174,7 +119,7 @@ def test_a_cancel_ends_the_script_in_the_container(server: Cluster, docker: Dock
 
 
 def test_a_script_in_a_container_survives_kills_of_agent_and_daemon(
-    server: Cluster, docker: Docker, tmp_path: Path
+    server: Cluster, docker: DockerEngine, tmp_path: Path
 ) -> None:
     """Both are killed while the script runs, and again with the job's end; nothing runs twice and nothing is left."""
     gate = tmp_path / "gate"
@@ -199,7 +144,7 @@ def test_a_script_in_a_container_survives_kills_of_agent_and_daemon(
 
 
 def test_containers_of_a_job_that_ended_without_its_agent_are_removed_when_the_agent_is_back(
-    server: Cluster, docker: Docker
+    server: Cluster, docker: DockerEngine
 ) -> None:
     """The agent is killed, the run is cancelled by force, and the next agent removes what is left."""
     run = server.start(workflow("      - run: echo ready; sleep 600\n", IN_CONTAINER))
@@ -207,42 +152,42 @@ def test_containers_of_a_job_that_ended_without_its_agent_are_removed_when_the_a
     server.kill_agent("box-1")
     assert server.api("POST", f"/v1/runs/{run}/cancel", json={"force": True}).status_code in (200, 202)
     assert server.wait_for(run)["conclusion"] == "cancelled"
-    assert docker.of_jobs()
+    assert of_jobs(docker)
 
     server.start_agent("box-1")
 
-    wait_until(lambda: not docker.of_jobs(), "the containers to go")
+    wait_until(lambda: not of_jobs(docker), "the containers to go")
 
 
-def test_a_server_without_an_engine_refuses_the_job_and_runs_no_script(empty_cluster: Cluster) -> None:
-    """The reason says what such a job needs; a script with `always()` does not run on the server itself."""
-    empty_cluster.start_daemon()
-    empty_cluster.add_agent("box-1", "box", settings=f'docker-host = "unix://{empty_cluster.folder}/none.sock"')
-    run = empty_cluster.start(workflow("      - if: always()\n        run: echo never\n", IN_CONTAINER))
+def test_files_that_a_container_writes_as_root_become_those_of_the_user_of_steps(
+    docker: DockerEngine, tmp_path: Path
+) -> None:
+    """Users of steps that are not root could not delete them otherwise; this also works when the container has ended.
 
-    assert empty_cluster.wait_for(run)["conclusion"] == "failure"
-    assert "needs a Docker engine" in str(empty_cluster.run(run)["jobs"][0]["reason"])
-    assert "never" not in empty_cluster.lines(run)
-
-
-def test_files_that_a_container_writes_as_root_become_those_of_the_agent(docker: Docker, tmp_path: Path) -> None:
-    """An agent that is not root could not delete them otherwise; this also works when the container has ended."""
-    place = str(tmp_path / "work")
+    The directories themselves stay those of the agent, and what a link points to is not touched.
+    """
+    place, start = str(tmp_path / "work"), str(tmp_path / "start")
     os.mkdir(place)
+    os.mkdir(start)
+    (tmp_path / "outside").touch()
+    os.chown(start, 12000, 12000)
     identity = docker(
-        *("create", "--label", f"{labels.JOB}={place}", "--volume", f"{place}:{place}", IMAGE),
-        *("sh", "-c", f"mkdir -p {place}/a && touch {place}/a/file && exec sleep 600"),
+        *("create", "--label", f"{labels.JOB}={place}", "--label", f"{labels.START}={start}"),
+        *("--volume", f"{place}:{place}", "--volume", f"{start}:{start}", "--volume", f"{tmp_path}/outside:/outside"),
+        *(IMAGE, "sh", "-c", f"mkdir {place}/a && ln -s /outside {place}/a/link && touch {place}/a/file; sleep 600"),
     )
     docker("start", identity)
     wait_until(lambda: os.path.exists(f"{place}/a/file"), "the file")
     docker("kill", identity)
-    client = DockerClient(docker.environment["DOCKER_HOST"])
+    client = DockerClient(docker.address)
     try:
         removal.give_files(client.containers.get(identity), 12345, 12346)
 
         owners = {(os.stat(path).st_uid, os.stat(path).st_gid) for path in (f"{place}/a", f"{place}/a/file")}
         assert owners == {(12345, 12346)}
+        assert {os.stat(path).st_uid for path in (place, start)} == {12000}
+        assert os.stat(tmp_path / "outside").st_uid == os.geteuid()
         removal.remove(client, labels.JOB, place)
-        assert docker.of_jobs() == []
+        assert of_jobs(docker) == []
     finally:
         client.close()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import tarfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.nodes.docker_engine import DockerEngine, EngineUnavailableError
 from tests.integration.nodes.engine_relay import relayed
 from tests.integration.nodes.image_registry import registry
 from tests.integration.transfer.transfer_harness import signalled
@@ -29,41 +28,19 @@ IMAGE = "waterflow-test:1"
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yields the address of an engine without a network, with one image made from the static busybox."""
-    missing = [program for program in ("dockerd", "docker", "containerd", "busybox") if shutil.which(program) is None]
-    if os.geteuid() != 0 or missing:
-        pytest.skip(f"no engine can be started here: {', '.join(missing) or 'not root'}")
-    # The path of a unix socket must be short.
-    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/wf-docker-XXXXXX"], text=True).strip())
-    address = f"unix://{folder}/d.sock"
-    log = (tmp_path_factory.mktemp("engine") / "log").open("wb")
-    argv = [
-        *("dockerd", "--host", address, "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"),
-        *("--pidfile", f"{folder}/pid", "--bridge", "none", "--iptables=false", "--ip-forward=false"),
-        *("--storage-driver", "vfs", "--exec-opt", "native.cgroupdriver=cgroupfs"),
-    ]
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    environment = os.environ | {"DOCKER_HOST": address}
     try:
-        give_up_at = time.monotonic() + PATIENCE_S
-        while subprocess.run(["docker", "version"], env=environment, capture_output=True, check=False).returncode:
-            if process.poll() is not None or time.monotonic() > give_up_at:
-                text = Path(log.name).read_text()[-600:]
-                pytest.skip(f"the engine does not start here: {text}")
-            time.sleep(0.1)
-        _make_image(folder, environment)
-        yield address
-    finally:
-        process.send_signal(signal.SIGTERM)
+        made = DockerEngine(tmp_path_factory.mktemp("engine") / "log")
+    except EngineUnavailableError as error:
+        pytest.skip(f"no engine can be started here: {error}")
+    try:
         try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        log.close()
-        for mount in reversed(Path("/proc/self/mounts").read_text().splitlines()):
-            if mount.split()[1].startswith(str(folder)):
-                subprocess.run(["umount", "--lazy", mount.split()[1]], check=False)
-        shutil.rmtree(folder, ignore_errors=True)
+            made.start()
+        except EngineUnavailableError as error:
+            pytest.skip(f"the engine does not start here: {error}")
+        _make_image(made.folder, made.environment)
+        yield made.address
+    finally:
+        made.close()
 
 
 def _make_image(folder: Path, environment: dict[str, str]) -> None:

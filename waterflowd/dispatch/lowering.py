@@ -20,7 +20,7 @@ from waterflow_agent.nodes import schema
 from waterflow_agent.wire import messages
 from waterflowd.access.policy import Origin, job_origin
 from waterflowd.engine import commands
-from waterflowd.engine.rules import checkout, containers, github, rendering, secrets
+from waterflowd.engine.rules import checkout, containers, environment_variables, github, secrets
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import AttemptId, JobId
 from waterflowd.model.plan import LimitsPlan
@@ -92,7 +92,7 @@ def draft(run: Run, command: commands.SendTask) -> Draft:
         key=key_of(run, command),
         node=node,
         params=attempt.params if attempt.params is not None else plan.params,
-        env=attempt.env if attempt.env is not None else rendering.environment(run, job, step),
+        env=attempt.env if attempt.env is not None else environment_variables.static(job, step),
         step_name=step.name,
         working_directory=plan.working_directory if attempt.working_directory is None else attempt.working_directory,
         timeout_ms=attempt.timeout_ms,

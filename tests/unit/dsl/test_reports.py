@@ -69,7 +69,7 @@ def test_columns_keep_their_order() -> None:
         ("{columns: {A: ''}}", "WF106", "expected text", "''"),
         ("{columns: {A: '${{ steps.facs.outputs.x }}'}}", "WF125", 'did you mean "facts"', "facs"),
         ("{columns: {A: '${{ secrets.TOKEN }}'}}", "WF129", "a secret cannot be a part of it", "secrets"),
-        ("{columns: {A: '${{ env.REGION }}'}}", "WF129", "each step has its own environment", "env.REGION"),
+        ("{columns: {A: '${{ env.TOKEN }}'}}", "WF136", "contains a secret", "env.TOKEN"),
         ("{columns: {A: '${{ runner.temp }}'}}", "WF146", "only known on the server", "runner.temp"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from waterflow_agent.display import quote
 from waterflowd.dsl import models
@@ -19,11 +18,7 @@ from waterflowd.model.wording import did_you_mean, listed
 
 #: Headings of the columns that every report has.
 _OWN = ("server", "instance", "result", "note")
-#: Contexts of steps that are not available after them, and why.
-_UNAVAILABLE = {
-    "secrets": "a report is recorded and shown, so a secret cannot be a part of it",
-    "env": "each step has its own environment; let a step write the value to $WATERFLOW_OUTPUT, or use vars",
-}
+_NO_SECRETS = "a report is recorded and shown, so a secret cannot be a part of it"
 
 
 class ReportBuilder:
@@ -41,9 +36,7 @@ class ReportBuilder:
         if isinstance(report.columns, list):
             columns = self._outputs(at, report.columns, outputs)
         else:
-            after_steps = {name: names for name, names in available.contexts.items() if name not in _UNAVAILABLE}
-            available = replace(available, contexts=after_steps, unavailable={**available.unavailable, **_UNAVAILABLE})
-            columns = self._columns(at, report.columns, available)
+            columns = self._columns(at, report.columns, available.without_secrets(_NO_SECRETS))
         return ReportPlan(title=report.title or "", columns=columns)
 
     def _outputs(self, path: Path, names: list[Json], outputs: Mapping[str, str]) -> dict[str, str]:

@@ -152,12 +152,12 @@ CONTEXTS: dict[str, Context] = {
     "env": Context(
         description="The environment variables that are set so far.",
         example="env.REGION",
-        where="steps, and the `env` of a job",
+        where="steps, and the `env`, `outputs` and `report` of a job",
     ),
     "steps": Context(
         description="The earlier steps that have an `id`, by id.",
         example="steps.find.outputs.version",
-        where="steps, and the `outputs` of a job",
+        where="steps, and the `outputs` and `report` of a job",
         fields={
             "outputs": "what the script wrote to `$WATERFLOW_OUTPUT`, or the outputs of the node",
             "outcome": "the conclusion before `continue-on-error` applies",
@@ -230,6 +230,5 @@ SCOPES: dict[str, ExpressionScope] = {
     "step": ExpressionScope(contexts=_STEP),
     "step-if": ExpressionScope(contexts=_STEP, has_status=True),
     "step-secrets": ExpressionScope(contexts=(*_STEP, "secrets")),
-    "report": ExpressionScope(contexts=tuple(name for name in _STEP if name != "env")),
     "call-outputs": ExpressionScope(contexts=(*_RUN, "jobs")),
 }

@@ -79,7 +79,7 @@ class Report(LanguageModel):
         "The columns after the server and its result, in order: headings and values. A list of outputs of the job is short"
         " for columns with these names and values.",
         "columns:\n  Kernel: ${{ steps.facts.outputs.kernel }}\n  System: ${{ agent.os }} on ${{ agent.arch }}",
-        expressions="report",
+        expressions="step",
         pitfalls=(
             "They are evaluated when the job ends, also if it failed. A value that cannot be evaluated is missing from its"
             " row, and the row says why; the job does not fail.",

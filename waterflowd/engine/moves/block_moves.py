@@ -11,7 +11,7 @@ from typing import Any
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events
-from waterflowd.engine.rules import calls, contexts, rendering
+from waterflowd.engine.rules import calls, contexts, environment_variables, rendering
 from waterflowd.engine.state.blocks import COMPOSITE, CONDITION, LOOP, Block, Step
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason, ReasonCode, reason
@@ -117,7 +117,7 @@ def following(run: Run, job: Job, step: Step, now: int) -> events.RunEvent | Non
 
 def _has_another_iteration(run: Run, job: Job, step: Step, now: int) -> bool:
     begun = len(step.blocks)
-    known = rendering.known_environment(run, job, step, now)
+    known = environment_variables.known(run, job, step, now)
     env = contexts.for_pass(run, job, step, begun, now, known)
     if not _is_true(step.plan.params["while"], env):
         return False
@@ -151,7 +151,7 @@ def _outputs(run: Run, job: Job, step: Step, now: int) -> dict[str, Any]:
     if step.plan.node == CONDITION:
         return {"result": step.inputs["if"]}
     if step.plan.node == COMPOSITE and step.plan.outputs and step.blocks:
-        env = contexts.for_step(run, job, step.blocks[0], now)
+        env = contexts.for_end(run, job, step.blocks[0], now, lambda: environment_variables.known(run, job, step, now))
         rendered = expr.render(step.plan.outputs, env)
         assert isinstance(rendered, dict)
         rendering.check_size("the step's outputs", rendered, OUTPUTS_BYTES_MAX)

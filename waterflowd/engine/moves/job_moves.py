@@ -19,6 +19,7 @@ from waterflowd.engine.rules import (
     completion,
     conditions,
     contexts,
+    environment_variables,
     rendering,
     reports,
     retry,
@@ -216,7 +217,7 @@ def _unattended(job: Job, environment: str, text: str, now: int) -> events.JobCo
 
 def lock_requested(job: JobId | None, plan: ConcurrencyPlan, env: expr.Env, now: int) -> events.LockRequested:
     """Requests a slot in a concurrency group. Raises `Rejected`."""
-    group = rendering.text(expr.render(plan.group, env))
+    group = expr.to_text(expr.render(plan.group, env))
     if not 1 <= len(group) <= CONCURRENCY_GROUP_LENGTH_MAX:
         limit = CONCURRENCY_GROUP_LENGTH_MAX
         raise Rejected("WF111", f"concurrency.group has {len(group)} characters; 1 to {limit} are allowed")
@@ -240,7 +241,7 @@ def _begin(run: Run, job: Job, env: expr.Env, now: int) -> events.RunEvent:
         return child_moves.expand(run, job, env, now)
     if plan.call is not None:
         return _enter(run, job, env, now)
-    group = job.group if job.pinned is not None else _group(rendering.text(expr.render(plan.group, env)))
+    group = job.group if job.pinned is not None else _group(expr.to_text(expr.render(plan.group, env)))
     name = job.name if job.is_instance else rendering.label(expr.render(plan.name, env))
     # An error in an expression ends the job now, and not when its files are needed.
     checkout.parts_of(plan.checkouts, env, "")
@@ -256,7 +257,7 @@ def _begin(run: Run, job: Job, env: expr.Env, now: int) -> events.RunEvent:
         job=job.id,
         name=name,
         group=group,
-        labels={key: rendering.text(expr.render(value, env)) for key, value in plan.labels.items()},
+        labels={key: expr.to_text(expr.render(value, env)) for key, value in plan.labels.items()},
         timeout_ms=rendering.minutes_ms(plan.timeout_minutes, env, "timeout-minutes") or 1,
         start_deadline_at=now + _patience_ms(job),
         reason=cause,
@@ -311,7 +312,7 @@ def end(run: Run, job: Job, now: int) -> events.RunEvent:
                 due_at=now + delay_ms,
                 reason=reason(ReasonCode.RETRY, text, number=number),
             )
-    env = contexts.for_step(run, job, job.root, now)
+    env = contexts.for_end(run, job, job.root, now, lambda: environment_variables.of_job(run, job, now))
     ended = completion.completed(job, outcome, cause, job.plan.outputs, env, now)
     report = reports.cells(run, job, env)
     return ended if report is None else msgspec.structs.replace(ended, report=report)

@@ -10,7 +10,16 @@ from waterflowd import expr
 from waterflowd.engine import events
 from waterflowd.engine.fold.evolve import CONCLUSIONS
 from waterflowd.engine.moves import block_moves
-from waterflowd.engine.rules import approvals, child_runs, conditions, contexts, rendering, retry, sleep
+from waterflowd.engine.rules import (
+    approvals,
+    child_runs,
+    conditions,
+    contexts,
+    environment_variables,
+    rendering,
+    retry,
+    sleep,
+)
 from waterflowd.engine.state.blocks import APPROVAL, Attempt, Step, StopUrgency
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model import durations
@@ -50,7 +59,7 @@ def _next_step(run: Run, job: Job, step: Step, now: int) -> events.RunEvent:
     if is_plain and contexts.step_status(job, step.block).success:
         return _queue(job, step, now)
     try:
-        known = None if is_plain else rendering.known_environment(run, job, step, now)
+        known = None if is_plain else environment_variables.known(run, job, step, now)
         env = contexts.for_step(run, job, step.block, now, known)
         if not conditions.holds(step.plan.condition, env):
             return _complete(run, job, step, Conclusion.SKIPPED, _skip_reason(job, step, env), now)
@@ -249,7 +258,7 @@ def _complete(
     conclusion = outcome
     if outcome in FAILURES and step.status is not Status.QUEUED and step.plan.continue_on_error is not False:
         try:
-            env = contexts.for_step(run, job, step.block, now)
+            env = contexts.for_end(run, job, step.block, now, lambda: environment_variables.known(run, job, step, now))
             if rendering.is_continued(step.plan.continue_on_error, env):
                 conclusion = Conclusion.SUCCESS
                 cause = reason(ReasonCode.CONTINUED, f"{verb(outcome)}, but continue-on-error is set: {cause.text}")

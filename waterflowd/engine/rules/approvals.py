@@ -12,7 +12,6 @@ from typing import Any
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events, inputs
-from waterflowd.engine.rules import rendering
 from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.gates import Approval
 from waterflowd.engine.state.runs import Job, Run
@@ -40,7 +39,7 @@ def request(run: Run, job: Job, step: Step, env: expr.Env, now: int) -> events.A
     default = params.get("default") or "reject"
     if default not in ("approve", "reject"):
         raise ValueError("default must be approve or reject")
-    message = rendering.text(params.get("message") or "")
+    message = expr.to_text(params.get("message") or "")
     approver_text = any_of(approvers)
     text = f"waiting for {approver_text} to approve{': ' + message if message else ''}; next: waterflowctl approve {run.id}"
     return events.ApprovalRequested(
@@ -65,8 +64,8 @@ def any_of(approvers: tuple[str, ...]) -> str:
 def _approvers(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
-    names = value if isinstance(value, list) else [name.strip() for name in rendering.text(value).split(",")]
-    return tuple(dict.fromkeys(rendering.text(name) for name in names if name))
+    names = value if isinstance(value, list) else [name.strip() for name in expr.to_text(value).split(",")]
+    return tuple(dict.fromkeys(expr.to_text(name) for name in names if name))
 
 
 def _milliseconds(value: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from waterflowd import expr
-from waterflowd.engine.rules import contexts, rendering
+from waterflowd.engine.rules import contexts
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.plan import CheckoutPlan
 from waterflowd.model.records import Checkout, CheckoutPart
@@ -31,8 +31,8 @@ def parts_of(plans: Iterable[CheckoutPlan], env: expr.Env, head: str) -> tuple[C
     """
     return tuple(
         CheckoutPart(
-            repository=rendering.text(expr.render(plan.repository, env)),
-            ref=rendering.text(expr.render(plan.ref, env)),
+            repository=expr.to_text(expr.render(plan.repository, env)),
+            ref=expr.to_text(expr.render(plan.ref, env)),
             patterns=plan.patterns,
             path=plan.path,
             history=plan.history,

@@ -16,7 +16,7 @@ from typing import Any
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
 from waterflowd.engine import events, inputs
-from waterflowd.engine.rules import contexts, leases, rendering
+from waterflowd.engine.rules import contexts, environment_variables, leases, rendering
 from waterflowd.engine.state.blocks import Attempt, Step, StopUrgency
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.reasons import Reason, ReasonCode, reason
@@ -66,7 +66,7 @@ def _cut_outcome(run: Run, job: Job, step: Step) -> Outcome:
 
 def _requested(run: Run, job: Job, step: Step, attempt: Attempt, now: int) -> events.RunEvent:
     try:
-        known = rendering.known_environment(run, job, step, now)
+        known = environment_variables.known(run, job, step, now)
         env = contexts.for_step(run, job, step.block, now, known)
         input = expr.render(step.plan.params, env)
         rendering.check_size("the step's parameters", input, rendering.VALUES_BYTES_MAX)

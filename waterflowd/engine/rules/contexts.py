@@ -25,6 +25,8 @@ class _Position(NamedTuple):
     job: Job | None = None
     block: Block | None = None
     server: dict[str, object] | None = None
+    #: Makes the `env` context.
+    environment: Callable[[], dict[str, str]] = dict
 
     @property
     def at_job(self) -> Job:
@@ -203,7 +205,7 @@ _FOR_RUN: _Makers = {
     "github": _github,
     "inputs": lambda position: _inputs(position),
     "vars": lambda position: _vars(position),
-    "env": lambda position: {},
+    "env": lambda position: position.environment(),
 }
 _FOR_CALL: _Makers = {
     **_FOR_RUN,
@@ -300,12 +302,27 @@ def for_step(
 
     `env` holds the environment variables so far, `server` the server that the step is about to run on.
     """
-    contexts = Contexts(_FOR_STEP, _Position(run, job.scope, job, block, server))
+    found = _in_block(_Position(run, job.scope, job, block, server), job, block, now)
+    if env is not None:
+        assert isinstance(found.contexts, Contexts)
+        found.contexts["env"] = env
+    return found
+
+
+def for_end(run: Run, job: Job, block: Block, now: int, environment: Callable[[], dict[str, str]]) -> expr.Env:
+    """The environment for what is evaluated when a step, or all steps of the block, have ended.
+
+    `environment` makes the `env` context, if an expression uses it.
+    """
+    return _in_block(_Position(run, job.scope, job, block, environment=environment), job, block, now)
+
+
+def _in_block(position: _Position, job: Job, block: Block, now: int) -> expr.Env:
+    contexts = Contexts(_FOR_STEP, position)
     if block.owner is not None:
         _add_passes(contexts, block)
-    if env is not None:
-        contexts["env"] = env
-    return expr.Env(contexts=contexts, status=step_status(job, block), now_at=now, hash_files=run.hash_files)
+    status, hash_files = step_status(job, block), position.run.hash_files
+    return expr.Env(contexts=contexts, status=status, now_at=now, hash_files=hash_files)
 
 
 def for_pass(run: Run, job: Job, step: Step, index: int, now: int, env: dict[str, str]) -> expr.Env:

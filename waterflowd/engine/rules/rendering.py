@@ -1,24 +1,20 @@
 """Rendering: evaluates the expressions in the plan's text to the values of one attempt.
 
 Rules of this file: pure; the caller turns an `ExpressionError` into a failure with a reason. Static values of the plan are
-neither rendered nor recorded again. The environment is layered: workflow, job, what earlier steps wrote to
-`WATERFLOW_ENV`, step; a layer's values may refer to the layers below.
+neither rendered nor recorded again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from waterflow_agent.errors import Rejected
 from waterflowd import expr
-from waterflowd.engine.rules import contexts
+from waterflowd.engine.rules import contexts, environment_variables
 from waterflowd.engine.state.blocks import Step
 from waterflowd.engine.state.runs import Job, Run
-from waterflowd.expr.scripts import VARIABLE_PREFIX
-from waterflowd.model.plan import ALL_VARIABLES
 from waterflowd.model.records import Trigger
 
 #: Parameters and environment of one attempt: below the largest task that agents take, with room for its names.
@@ -41,11 +37,6 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] | None
     working_directory: str | None
     timeout_ms: int | None
-
-
-def text(value: object) -> str:
-    """A rendered value as text, as GitHub writes it."""
-    return value if isinstance(value, str) else expr.to_text(value)
 
 
 def resolve_vars(values: dict[str, Any], inputs: dict[str, Any], trigger: Trigger) -> dict[str, Any]:
@@ -73,60 +64,24 @@ def minutes_ms(value: float | str | None, env: expr.Env, where: str) -> int | No
     return max(1, round(number * 60_000))
 
 
-def environment(run: Run, job: Job, step: Step) -> dict[str, str]:
-    """The step's whole environment if every layer is static."""
-    layers = {**job.scope.env, **job.plan.env, **job.env, **step.plan.env}
-    return {name: text(value) for name, value in layers.items()}
-
-
-def known_environment(run: Run, job: Job, step: Step, now: int) -> dict[str, str]:
-    """The `env` context of a step that has no server yet, such as in its `if`. Raises `ExpressionError`."""
-    return _rendered_environment(run, job, step, {}, now)
-
-
-def _rendered_environment(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> dict[str, str]:
-    known: dict[str, str] = {}
-    for layer in (job.scope.env, job.plan.env, job.env, step.plan.env):
-        # What a step wrote is data: it is never evaluated, even if it looks like an expression.
-        if layer is job.env or expr.is_static(layer):
-            known.update({name: text(value) for name, value in layer.items()})
-            continue
-        env = contexts.for_step(run, job, step.block, now, dict(known), server)
-        in_scripts = {name: value for name, value in layer.items() if name.startswith(VARIABLE_PREFIX)}
-        known.update(_variables({name: value for name, value in layer.items() if name not in in_scripts}, env))
-        if in_scripts:
-            # The expressions of a script see the step's own environment.
-            env = contexts.for_step(run, job, step.block, now, dict(known), server)
-            known.update({name: text(expr.render(value, env)) for name, value in in_scripts.items()})
-    return known
-
-
-def _variables(layer: dict[str, str], env: expr.Env) -> dict[str, str]:
-    """The variables of a layer, which one expression may yield."""
-    if ALL_VARIABLES not in layer:
-        return {name: text(expr.render(value, env)) for name, value in layer.items()}
-    found = expr.render(layer[ALL_VARIABLES], env)
-    if found is None:
-        return {}
-    if not isinstance(found, Mapping):
-        raise Rejected("WF111", f"env is {text(found)!r}; it must be a mapping of names to text")
-    return {name: text(value) for name, value in found.items()}
-
-
 def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> Rendered:
     """The values of the step's next attempt. Raises `ExpressionError`, or `Rejected`, also for values that no agent accepts."""
     plan = step.plan
-    is_env_static = all(expr.is_static(layer) for layer in (job.scope.env, job.plan.env, plan.env))
+    is_env_static = environment_variables.are_static(job, step)
     is_name_static = "${{" not in plan.name
     is_params_static = expr.is_static(plan.params)
     is_directory_static = plan.working_directory is None or "${{" not in plan.working_directory
-    known = environment(run, job, step) if is_env_static else _rendered_environment(run, job, step, server, now)
+    known = (
+        environment_variables.static(job, step)
+        if is_env_static
+        else environment_variables.rendered(run, job, step, server, now)
+    )
     if is_env_static and is_name_static and is_params_static and is_directory_static:
         env = _NOTHING
     else:
         env = contexts.for_step(run, job, step.block, now, known, server)
     params = None if is_params_static else _object(expr.render(plan.params, env))
-    directory = None if is_directory_static else text(expr.render(plan.working_directory, env))
+    directory = None if is_directory_static else expr.to_text(expr.render(plan.working_directory, env))
     own = run.plan.node(plan.node)
     source = "" if own is None else own.source
     values = (plan.params if params is None else params, known, directory, source)
@@ -142,7 +97,7 @@ def render(run: Run, job: Job, step: Step, server: dict[str, object], now: int) 
 
 def label(value: object) -> str:
     """A rendered name, bounded."""
-    name = text(value)
+    name = expr.to_text(value)
     return name if len(name) <= NAME_LENGTH_MAX else name[: NAME_LENGTH_MAX - 1] + "…"
 
 
@@ -168,7 +123,7 @@ def _timeout_ms(run: Run, job: Job, step: Step, server: dict[str, object], now: 
     minutes = step.plan.timeout_minutes
     if not isinstance(minutes, str):
         return minutes_ms(minutes, _NOTHING, "timeout-minutes")
-    known = _rendered_environment(run, job, step, server, now)
+    known = environment_variables.rendered(run, job, step, server, now)
     return minutes_ms(minutes, contexts.for_step(run, job, step.block, now, known, server), "timeout-minutes")
 
 

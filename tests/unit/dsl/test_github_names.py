@@ -111,13 +111,76 @@ def test_a_secret_in_a_variable_can_be_passed_on(language: Language) -> None:
     )
 
 
-def test_a_secret_is_not_passed_to_a_composite_step_that_computes_with_it(language: Language) -> None:
-    """The error is at the call."""
-    action = "inputs: {token: {}}\nruns:\n  using: composite\n  steps:\n    - {if: inputs.token != '', run: x}"
-    files = {"steps/go/action.yml": action}
-    error = language.error(with_step("{uses: ./steps/go, with: {token: '${{ secrets.T }}'}}"), files)
+@pytest.mark.parametrize(
+    "step",
+    [
+        "{if: NAME != '', run: x}",
+        "{run: 'echo ${{ NAME || 1 }}'}",
+        "{name: 'T ${{ NAME }}', run: x}",
+        "{run: x, timeout-minutes: '${{ NAME }}'}",
+        "{env: {A: 'x ${{ NAME }}'}, if: \"env.A != ''\", run: x}",
+        "{env: {A: \"${{ NAME == 'x' }}\"}, run: x}",
+        "{uses: approval, with: {message: '${{ NAME }}'}}",
+        "{uses: loop, with: {items: ['${{ NAME }}'], steps: [{run: x}]}}",
+        "{uses: condition, env: {A: '${{ NAME }}'}, with: {if: true, then: [{if: env.A, run: x}]}}",
+        "{run: 'echo ${{ NAME }}', unsafe-interpolation: true}",
+        "{uses: ./steps/inner, with: {value: 'x ${{ NAME }}'}}",
+        "{uses: ./steps/inner, env: {VALUE: 'x ${{ NAME }}'}}",
+    ],
+)
+@pytest.mark.parametrize(
+    ("use", "name", "at"),
+    [
+        ("with: {token: '${{ secrets.T }}'}", "inputs.token", "token:"),
+        ("with: {token: 'x ${{ env.JOB }}'}", "inputs.token", "token:"),
+        ("env: {Own: '${{ secrets.T }}'}", "env.OWN", "Own:"),
+        ("name: x", "env.JOB", "uses:"),
+    ],
+)
+def test_a_secret_is_not_passed_to_a_composite_step_that_computes_with_it(
+    language: Language, step: str, use: str, name: str, at: str
+) -> None:
+    """As an input or in a variable; the error is at the call, also where the value has gone through other names."""
+    inputs = "inputs: {token: {}}\nsteps:\n"
+    files = {
+        "steps/go/action.yml": f"{inputs}    - {step.replace('NAME', name)}",
+        "steps/inner/step.yml": "inputs: {value: {}}\nsteps: [{run: x, if: inputs.value || env.VALUE}]",
+    }
+    text = with_step(f"{{uses: ./steps/go, {use}}}", job="env: {JOB: '${{ secrets.T }}'},")
 
+    error = language.error(text, files)
     assert (error.code, error.path) == ("WF136", "workflows/w.yml")
+    assert text.splitlines()[error.line - 1][error.column - 1 :].startswith(at)
+
+
+def test_a_composite_step_may_pass_a_secret_on(language: Language) -> None:
+    """To its scripts, nodes and inner composite steps; it may compute with its other inputs, and with what it sets itself."""
+    action = (
+        "inputs: {token: {}, mode: {}}\nsteps:\n"
+        "  - {run: 'curl -H \"${{ inputs.token }}\" $T', env: {A: 'x ${{ inputs.token }}', JOB: x}}\n"
+        "  - {run: x, if: inputs.mode == 'x' && env.JOB == 'x', env: {JOB: x}}\n"
+        "  - {uses: ./steps/inner, with: {value: '${{ inputs.token }}', token: x}}"
+    )
+    inner = "inputs: {value: {}, token: {}}\nsteps: [{run: 'x ${{ inputs.value }}', if: inputs.token}]"
+    files = {"steps/go/action.yml": action, "steps/inner/step.yml": inner}
+    use = "{uses: ./steps/go, with: {token: '${{ secrets.T }}', mode: x}, env: {T: '${{ secrets.T }}'}}"
+
+    assert language.plan(with_step(use, job="env: {JOB: '${{ secrets.T }}'},"), files)
+
+
+def test_a_secret_is_not_an_output_of_a_composite_step(language: Language) -> None:
+    """Outputs are recorded."""
+    files = {"steps/go/step.yml": "inputs: {token: {}}\noutputs: {a: '${{ inputs.token }}'}\nsteps: [{run: x}]"}
+
+    error = language.error(with_step("{uses: ./steps/go, with: {token: '${{ secrets.T }}'}}"), files)
+    assert error.code == "WF136"
+
+
+def test_a_secret_of_an_outer_step_cannot_be_computed_with(language: Language) -> None:
+    """The steps inside it inherit its variables."""
+    step = "{uses: loop, env: {T: '${{ secrets.T }}'}, with: {items: [1], steps: [{run: x, if: env.T == 'x'}]}}"
+
+    assert language.error(with_step(step)).code == "WF136"
 
 
 @pytest.mark.parametrize(

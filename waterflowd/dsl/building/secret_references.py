@@ -6,25 +6,19 @@ and as an argument of `format`; nothing can be computed with it, since the daemo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 from waterflowd import expr
 from waterflowd.dsl.building.contexts import SECRETS
+from waterflowd.dsl.building.embedded_expressions import embedded
 from waterflowd.model.plan import Json
 
 
 def names_in(value: Json) -> tuple[str, ...]:
     """The names of the secrets that the texts of a value refer to, without duplicates; malformed templates are ignored."""
     found: dict[str, None] = {}
-    for text in _texts(value):
-        try:
-            template = expr.parse_template(text)
-        except expr.ExpressionError:
-            continue
-        for expression in template.expressions:
-            for path, _ in expr.references(expression.node):
-                if path[0] == SECRETS and len(path) > 1:
-                    found.setdefault(path[1])
+    for node in embedded(value):
+        for path, _ in expr.references(node):
+            if path[0] == SECRETS and len(path) > 1:
+                found.setdefault(path[1])
     return tuple(found)
 
 
@@ -48,15 +42,3 @@ def _name(node: expr.Node) -> str:
     assert isinstance(node, expr.Index)
     assert isinstance(node.key, expr.Literal)
     return str(node.key.value)
-
-
-def _texts(value: Json) -> Iterator[str]:
-    waiting = [value]
-    while waiting:
-        match waiting.pop():
-            case str() as text if "${{" in text:
-                yield text
-            case Mapping() as mapping:
-                waiting.extend(reversed(list(mapping.values())))
-            case (list() | tuple()) as items:
-                waiting.extend(reversed(items))

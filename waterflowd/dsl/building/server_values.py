@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from waterflowd import expr
 from waterflowd.dsl.building.contexts import SECRETS, ServerValue
 from waterflowd.expr.nodes import walk
-from waterflowd.model.plan import StepPlan
 
 #: Paths by context and name, and the variable that has the path in scripts.
 PATHS = {
@@ -21,6 +20,10 @@ PATHS = {
     ("runner", "workspace"): "$GITHUB_WORKSPACE/..",
 }
 _ENV = "env"
+_INPUTS = "inputs"
+
+#: The names of contexts that contain such values, by context; in lower case.
+_Known = Mapping[str, Mapping[str, ServerValue]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,18 +39,20 @@ class Use:
     is_computed: bool
 
 
-def uses(node: expr.Node, variables: Mapping[str, ServerValue]) -> list[Use]:
-    """The uses in an expression; `variables` are those of `env` that contain such values, by name in lower case."""
-    return list(_uses(node, variables, is_computed=False))
+def uses(
+    node: expr.Node, variables: Mapping[str, ServerValue], inputs: Mapping[str, ServerValue] | None = None
+) -> list[Use]:
+    """The uses in an expression; `variables` of `env` and `inputs` contain such values, by name in lower case."""
+    return list(_uses(node, {_ENV: variables, _INPUTS: inputs or {}}, is_computed=False))
 
 
-def _uses(node: expr.Node, variables: Mapping[str, ServerValue], *, is_computed: bool) -> Iterator[Use]:
-    if found := _reference(node, variables, is_computed=is_computed):
+def _uses(node: expr.Node, known: _Known, *, is_computed: bool) -> Iterator[Use]:
+    if found := _reference(node, known, is_computed=is_computed):
         yield found
         return
     if not is_computed and isinstance(node, expr.Call) and node.name.lower() == "format":
         for argument in node.arguments:
-            yield from _uses(argument, variables, is_computed=False)
+            yield from _uses(argument, known, is_computed=False)
         return
     named: set[int] = set()
     for part, _ in walk(node):
@@ -57,18 +62,18 @@ def _uses(node: expr.Node, variables: Mapping[str, ServerValue], *, is_computed:
             and isinstance(part.key, expr.Literal)
         ):
             named.add(id(part.target))
-            if found := _reference(part, variables, is_computed=True):
+            if found := _reference(part, known, is_computed=True):
                 yield found
         elif isinstance(part, expr.Context) and id(part) not in named:
             context = part.name.lower()
             if context == SECRETS:
                 yield Use(kind=ServerValue.SECRET, offset=part.offset, context=context, name="", is_computed=True)
-            elif context == _ENV and variables:
-                kind = next(iter(variables.values()))
+            elif names := known.get(context):
+                kind = next(iter(names.values()))
                 yield Use(kind=kind, offset=part.offset, context=context, name="", is_computed=True)
 
 
-def _reference(node: expr.Node, variables: Mapping[str, ServerValue], *, is_computed: bool) -> Use | None:
+def _reference(node: expr.Node, known: _Known, *, is_computed: bool) -> Use | None:
     match node:
         case expr.Index(expr.Context(name, offset=offset), expr.Literal(str(key))):
             context, lowered = name.lower(), key.lower()
@@ -79,8 +84,8 @@ def _reference(node: expr.Node, variables: Mapping[str, ServerValue], *, is_comp
         kind = ServerValue.SECRET
     elif (context, lowered) in PATHS:
         kind = ServerValue.PATH
-    elif context == _ENV:
-        kind = variables.get(lowered)
+    else:
+        kind = known.get(context, {}).get(lowered)
     if kind is None:
         return None
     return Use(kind=kind, offset=offset, context=context, name=key, is_computed=is_computed)
@@ -108,19 +113,3 @@ def _kind_in(text: str, variables: Mapping[str, ServerValue]) -> ServerValue | N
         return None
     kinds = {use.kind for expression in template.expressions for use in uses(expression.node, variables)}
     return ServerValue.SECRET if ServerValue.SECRET in kinds else next(iter(kinds), None)
-
-
-def computed_names(steps: tuple[StepPlan, ...], context: str) -> frozenset[str]:
-    """The names below a context, in lower case, with which conditions of these steps and of steps inside them compute."""
-    found: set[str] = set()
-    for step in steps:
-        if step.condition is not None:
-            try:
-                node = expr.parse_condition(step.condition)
-            except expr.ExpressionError:
-                continue
-            paths = (path for path, _ in expr.references(node))
-            found.update(path[1].lower() for path in paths if path[0] == context and len(path) > 1)
-        for block in step.blocks:
-            found |= computed_names(block.steps, context)
-    return frozenset(found)

@@ -6,10 +6,11 @@ no server. The step does nothing and runs in the agent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 
 from waterflow_agent.nodes import schema
 from waterflowd import expr
+from waterflowd.dsl.building.embedded_expressions import condition_nodes, embedded
 from waterflowd.model.ids import StepId
 from waterflowd.model.plan import SETUP_STEP, Json, StepPlan
 
@@ -34,44 +35,24 @@ def _runs_on_server(step: StepPlan) -> bool:
     return not step.blocks and (known is None or known.runs_in is not schema.RunsIn.ENGINE)
 
 
-def _asks(step: StepPlan) -> bool:
-    """Whether what the daemon evaluates before the step has its server refers to a server."""
+def _asks(step: StepPlan, inherited: Sequence[Json] = ()) -> bool:
+    """Whether what the daemon evaluates before the step has its server refers to a server.
+
+    `inherited` are the variables of the steps around it.
+    """
     conditions = [step.condition]
-    texts: list[str] = []
+    values: list[Json] = []
     if not _runs_on_server(step):
         conditions += [text for key in ("if", "while") if isinstance(text := step.params.get(key), str)]
-        texts = [step.name, *_texts([step.params, step.outputs])]
-    if any(conditions):
-        # A condition may use a variable of the step.
-        texts += _texts(dict(step.env))
-    return (
-        any(text is not None and _refers(expr.parse_condition, text) for text in conditions)
-        or any(_refers(_expressions, text) for text in texts)
-        or any(_asks(inner) for block in step.blocks for inner in block.steps)
+        values = [step.name, step.params, step.outputs]
+    variables = [*inherited, dict(step.env)]
+    used = _contexts([*(node for condition in conditions for node in condition_nodes(condition)), *embedded(values)])
+    if "env" in used:
+        used |= _contexts(embedded(variables))
+    return not used.isdisjoint(_SERVER) or any(
+        _asks(inner, variables) for block in step.blocks for inner in block.steps
     )
 
 
-def _expressions(text: str) -> list[expr.Node]:
-    return [expression.node for expression in expr.parse_template(text).expressions]
-
-
-def _refers(parse: Callable[[str], expr.Node | list[expr.Node]], text: str) -> bool:
-    if not any(name in text.lower() for name in _SERVER):
-        return False
-    try:
-        parsed = parse(text)
-    except expr.ExpressionError:
-        return False
-    nodes = parsed if isinstance(parsed, list) else [parsed]
-    return any(path[0] in _SERVER for node in nodes for path, _ in expr.references(node))
-
-
-def _texts(value: Json) -> list[str]:
-    match value:
-        case str():
-            return [value]
-        case dict():
-            return [text for item in value.values() for text in _texts(item)]
-        case list() | tuple():
-            return [text for item in value for text in _texts(item)]
-    return []
+def _contexts(nodes: Iterable[expr.Node]) -> set[str]:
+    return {path[0] for node in nodes for path, _ in expr.references(node)}

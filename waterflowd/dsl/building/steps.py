@@ -29,7 +29,7 @@ from waterflowd.dsl.building.control_flow import ControlFlow
 from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
 from waterflowd.dsl.building.lints import jobs_and_steps as lints
-from waterflowd.dsl.building.uses import cache_action, checkout_action
+from waterflowd.dsl.building.uses import cache_action, checkout_action, composite_values
 from waterflowd.dsl.building.uses.checkouts import refuse_in_composite
 from waterflowd.dsl.building.uses.child_workflows import WORKFLOW_RUN, ChildWorkflows
 from waterflowd.dsl.building.uses.composite_steps import CompositeSteps
@@ -146,7 +146,13 @@ class StepBuilder:
         lints.warn_never(self._source, path, "step", step.if_)
         lints.warn_timeout(self._source, path, step.timeout_minutes, scope.timeout_minutes)
         own_secrets = secret_references.names_in(dict(step.env))
-        scope = replace(scope, secrets=self._secrets(path, (*scope.secrets, *own_secrets)))
+        # What is inside the step inherits its variables.
+        scope = replace(
+            scope,
+            available=available,
+            secrets=self._secrets(path, (*scope.secrets, *own_secrets)),
+            variables=scope.variables | step.env.keys(),
+        )
         if step.uses is not None and step.run is None and step.uses.startswith("."):
             return self._composite(path, step, scope, available)
         if step.uses is not None and step.run is None:
@@ -176,7 +182,7 @@ class StepBuilder:
         )
         params, script_env = self._params(path, step, node, scope)
         run_path: Path = (*path, "run") if step.run is not None else (*path, "with", "run")
-        lints.warn_github_variables(self._source, run_path, params.get("run"), scope.variables | step.env.keys())
+        lints.warn_github_variables(self._source, run_path, params.get("run"), scope.variables)
         lints.warn_state_commands(self._source, run_path, params.get("run"))
         secrets = (*scope.secrets, *secret_references.names_in(params), *secret_references.names_in(dict(script_env)))
         is_script = node.name == "shell"
@@ -208,7 +214,8 @@ class StepBuilder:
         parts = self._composite_steps.parts(self._source, path, step.uses, step.with_, scope.depth)
         if parts is None:
             return None
-        self._check_computed(path, step, parts.steps, available)
+        block = BlockPlan(name="steps", steps=parts.steps)
+        self._check_computed(path, step, block, parts.outputs, available)
         secrets = tuple(dict.fromkeys((*scope.secrets, *secret_references.names_in(parts.arguments))))
         steps = tuple(with_secrets(inner, secrets) for inner in parts.steps)
         return msgspec.structs.replace(
@@ -231,17 +238,21 @@ class StepBuilder:
         return msgspec.structs.replace(plan, params=checkout_action.parameters(wish), env={}, secrets=())
 
     def _check_computed(
-        self, path: Path, step: models.Step, steps: tuple[StepPlan, ...], available: Availability
+        self, path: Path, step: models.Step, block: BlockPlan, outputs: dict[str, Json], available: Availability
     ) -> None:
-        """Reports inputs of a composite step that only the server knows, and with which its conditions compute."""
-        texts = {name: value for name, value in step.with_.items() if isinstance(value, str)}
-        known = server_values.variables_with(texts, available.server_env)
-        computed = server_values.computed_names(steps, "inputs")
-        for name in texts:
-            if name.lower() in computed and name.lower() in known:
-                text = f"the composite step computes with its input {quote(name)}, whose value only the server knows"
-                hint = "pass it through env, and compute in the script"
-                self._source.at_key((*path, "with", name), codes.WRONG_SECRET, text, hint)
+        """Reports values that only the server knows, and with which the composite step computes."""
+        values = composite_values.values_of_caller(step.with_, available.server_env)
+        for context, name in sorted(composite_values.computed(block, outputs, values)):
+            hint = "let it pass the value on to its scripts through env, and compute there"
+            if context == "inputs":
+                key = next(key for key in step.with_ if key.lower() == name)
+                at, what = (*path, "with", key), f"its input {quote(key)}"
+            else:
+                own = next((key for key in step.env if key.lower() == name), None)
+                at = (*path, "uses") if own is None else (*path, "env", own)
+                what = f"env.{own or name}"
+            text = f"the composite step computes with {what}, whose value only the server knows"
+            self._source.at_key(at, codes.WRONG_SECRET, text, hint)
 
     def _own_node(
         self, path: Path, step: models.Step, node: OwnNode, scope: BlockScope, available: Availability

@@ -27,7 +27,7 @@ from waterflowd.expr.functions import FUNCTIONS, PLAIN_FUNCTIONS, STATUS_FUNCTIO
 from waterflowd.expr.nodes import Binary, Call, Context, Filter, Index, Literal, Logical, Node, Not
 from waterflowd.expr.parser import parse
 from waterflowd.expr.scope import Names, Scope, check, references
-from waterflowd.expr.scripts import Constant, FindConstant, Script, check_script, lower_script
+from waterflowd.expr.scripts import Constant, FindConstant, Script, check_script, common_shell, lower_script
 from waterflowd.expr.template import (
     EmbeddedExpression,
     Template,
@@ -66,6 +66,7 @@ __all__ = [
     "Value",
     "check",
     "check_script",
+    "common_shell",
     "evaluate",
     "evaluate_condition",
     "explain",

@@ -95,6 +95,17 @@ def interpreter(shell: str) -> str:
     return words[0].rsplit("/", 1)[-1] if words else ""
 
 
+def common_shell(shells: Collection[str]) -> str | None:
+    """Return a shell for which a script is the same as for each of these; None if there is none.
+
+    Empty text is the default shell.
+    """
+    programs = {interpreter(shell) or "bash" for shell in shells}
+    if programs and programs <= _POSIX_SHELLS:
+        return "bash"
+    return next(iter(shells)) if len(programs) == 1 else None
+
+
 class _Lowering:
     """The conversion of one script; `script` is only meaningful when there are no errors."""
 

@@ -117,7 +117,7 @@ def prepare(
     """
     env = environment(task, location, start)
     # What the image of a container has is not known here.
-    chosen = "sh" if parameters.shell is None and task.container else parameters.shell
+    chosen = "sh" if not parameters.shell and task.container else parameters.shell
     template, suffix = _template(chosen, env.get("PATH", DEFAULT_PATH))
     files = create_step_files(env, location)
     prelude = move_large_values(env, location.files, template[0])
@@ -219,7 +219,8 @@ def _account() -> dict[str, str]:
 
 
 def _template(shell: str | None, path: str) -> tuple[tuple[str, ...], str]:
-    if shell is None:
+    if not shell:
+        # Not set, or an expression without a value.
         return (_BASH if _has_bash(path) else _SH), ""
     known = _SHELLS.get(shell)
     if known is not None:

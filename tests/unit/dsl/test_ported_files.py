@@ -60,12 +60,64 @@ def test_the_root_of_the_repository_may_be_a_composite_step(language: Language) 
 
 def test_the_shell_may_be_a_value_of_the_matrix(language: Language) -> None:
     """A script without other expressions is the same for all of them."""
-    job = "strategy: {matrix: {shell: [bash, sh]}},"
+    job = "strategy: {matrix: {shell: [bash, python]}},"
     plan = language.plan(with_step("{run: 'echo ${{ matrix.shell }}', shell: '${{ matrix.shell }}'}", job))
     assert plan.jobs[0].steps[0].params["shell"] == "${{ matrix.shell }}"
 
     text = with_step("{run: 'echo ${{ git.branch }}', shell: '${{ matrix.shell }}'}", job)
     assert language.error(text).code == "WF128"
+
+
+@pytest.mark.parametrize("where", ["workflow", "job"])
+def test_the_default_shell_may_be_an_expression(language: Language, where: str) -> None:
+    """Of the workflow's names, and in a job also of its matrix; a step's own shell wins."""
+    value = "defaults: {run: {shell: '${{ inputs.shell }}'}}"
+    job, top = ("", f"{value}\n") if where == "workflow" else (f"{value},", "")
+    steps = "{run: 'echo a'}, {run: 'print(1)', shell: python}"
+    first, second = (
+        language.plan("on: {workflow_dispatch: {inputs: {shell: }}}\n" + with_step(steps, job, top)).jobs[0].steps
+    )
+    assert (first.params["shell"], second.params["shell"]) == ("${{ inputs.shell }}", "python")
+
+
+def test_a_script_may_have_expressions_where_all_its_shells_read_them_alike(language: Language) -> None:
+    """As with `shell: bash -el {0}` on some systems; an expression without a value is the default shell."""
+    job = (
+        "strategy: {matrix: {include: [{os: a, shell: 'bash -el {0}'}, {os: b, shell: sh}, {os: c}]}},"
+        " defaults: {run: {shell: '${{ matrix.shell }}'}},"
+    )
+    (step,) = language.plan(with_step("{run: 'echo ${{ git.branch }}'}", job)).jobs[0].steps
+    assert (step.params["run"], step.env) == ("echo ${WF_EXPR_1}", {"WF_EXPR_1": "${{ git.branch }}"})
+
+    text = with_step("{run: 'echo ${{ git.branch }}'}", job.replace("shell: sh", "shell: pwsh"))
+    assert language.error(text).code == "WF128"
+
+
+@pytest.mark.parametrize(
+    ("job", "step"),
+    [
+        ("defaults: {run: {shell: fish}},", "{run: x}, {run: y}"),
+        ("strategy: {matrix: {s: [sh, fish]}}, defaults: {run: {shell: '${{ matrix.s }}'}},", "{run: x}, {run: y}"),
+        ("strategy: {matrix: {s: [sh, fish]}},", "{run: x, shell: '${{ matrix.s }}'}"),
+    ],
+)
+def test_an_unknown_shell_is_reported_where_it_is_chosen(language: Language, job: str, step: str) -> None:
+    """Once, however many scripts it runs."""
+    text = with_step(step, job)
+    error = language.error(text)
+    assert (error.code, error.message[:24]) == ("WF106", 'shell: "fish" is unknown')
+    found = text.splitlines()[error.line - 1][error.column - 1 :]
+    assert found.startswith(("fish", "'${{ matrix.s }}'"))
+
+
+def test_the_default_shell_sees_neither_steps_nor_secrets(language: Language) -> None:
+    """It belongs to the job, as on GitHub."""
+    for value, code in (
+        ("${{ steps.a.outputs.b }}", "WF129"),
+        ("${{ secrets.A }}", "WF129"),
+        ("${{ matrix.a }}", "WF129"),
+    ):
+        assert language.error(with_step("{run: x}", f"defaults: {{run: {{shell: '{value}'}}}},")).code == code
 
 
 def test_one_expression_may_yield_all_variables(language: Language) -> None:

@@ -51,6 +51,20 @@ def find_constants(available: Availability) -> expr.FindConstant:
     return find
 
 
+def constant_texts(text: str, available: Availability) -> tuple[str, ...] | None:
+    """Every text that a value may have, as far as the file determines them; None if only the run knows them."""
+    try:
+        template = expr.parse_template(text)
+    except expr.ExpressionError:
+        return None
+    if not template.expressions:
+        return (text,)
+    if template.single is None:
+        return None
+    found = find_constants(available)(template.single)
+    return found.texts if found is not None else None
+
+
 def _of_matrix(node: expr.Node, plan: MatrixPlan) -> expr.Constant | None:
     texts: dict[str, None] = {}
     size = 0

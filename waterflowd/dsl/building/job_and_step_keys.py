@@ -1,4 +1,4 @@
-"""Keys that jobs and steps share: `env`, `working-directory` and `retry`."""
+"""Keys that jobs and steps share: `env`, `working-directory`, `shell` and `retry`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterable
 
 from waterflow_agent.display import quote
+from waterflow_agent.nodes.schema import SHELLS
 from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.building.compilation import SourceFile
+from waterflowd.dsl.building.constants import constant_texts
+from waterflowd.dsl.building.contexts import Availability
 from waterflowd.dsl.building.lints import jobs_and_steps as lints
 from waterflowd.dsl.reading.tree import Document, Path
 from waterflowd.dsl.reporting import codes
@@ -54,6 +57,14 @@ def check_working_directory(source: SourceFile, path: Path, directory: str | Non
         text = f"working-directory {quote(directory)} {what}; expected a path inside the job's directory"
         hint = "use cd in the script to leave it" if what != "contains a control character" else ""
         source.at_value(path, codes.OUTSIDE_PATH, text, hint)
+
+
+def check_shell(source: SourceFile, path: Path, shell: str | None, available: Availability) -> None:
+    """Reports a shell that no server knows; one that an expression yields is checked as far as the file determines it."""
+    for text in () if shell is None else constant_texts(shell, available) or ():
+        if text and text not in SHELLS and "{0}" not in text:
+            message = f"shell: {quote(text)} is unknown; expected {', '.join(SHELLS)}, or a command with {{0}}"
+            source.at_value(path, codes.WRONG_VALUE, message, f"write {text} {{0}} to run it with that program")
 
 
 def retry_policy(source: SourceFile, path: Path, retry: models.Retry | None) -> RetryPolicy | None:

@@ -14,7 +14,12 @@ from waterflowd.dsl.building.block_scope import BlockScope, ScriptDefaults
 from waterflowd.dsl.building.compilation import Compilation, SourceFile
 from waterflowd.dsl.building.contexts import Availability, Instances, NeededJob, WorkflowNames
 from waterflowd.dsl.building.expressions import ExpressionChecker
-from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
+from waterflowd.dsl.building.job_and_step_keys import (
+    check_shell,
+    check_variable_names,
+    check_working_directory,
+    retry_policy,
+)
 from waterflowd.dsl.building.job_containers import JobContainersBuilder
 from waterflowd.dsl.building.lints import jobs_and_steps as lints
 from waterflowd.dsl.building.placement import ALL_SERVERS, PlacementBuilder
@@ -228,6 +233,9 @@ class JobBuilder:
         at: Path = (*path, "defaults", "run", "working-directory")
         self._expressions.value(at, directory, available)
         check_working_directory(self._source, at, directory)
+        at = (*path, "defaults", "run", "shell")
+        self._expressions.value(at, defaults.run.shell, available)
+        check_shell(self._source, at, defaults.run.shell, available)
 
     def _outputs(self, path: Path, job: models.Job, available: Availability) -> None:
         ids = Ids("output", self._source.report)

@@ -24,10 +24,16 @@ from waterflowd.dsl.building.block_scope import (
     with_secrets,
 )
 from waterflowd.dsl.building.compilation import Compilation, SourceFile
+from waterflowd.dsl.building.constants import constant_texts
 from waterflowd.dsl.building.contexts import Availability
 from waterflowd.dsl.building.control_flow import ControlFlow
 from waterflowd.dsl.building.expressions import ExpressionChecker
-from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory, retry_policy
+from waterflowd.dsl.building.job_and_step_keys import (
+    check_shell,
+    check_variable_names,
+    check_working_directory,
+    retry_policy,
+)
 from waterflowd.dsl.building.lints import jobs_and_steps as lints
 from waterflowd.dsl.building.uses import cache_action, checkout_action, composite_values
 from waterflowd.dsl.building.uses.checkouts import refuse_in_composite
@@ -373,21 +379,18 @@ class StepBuilder:
         source, shell = params.get("run"), params.get("shell") or _DEFAULT_SHELL
         if not isinstance(source, str) or not isinstance(shell, str):
             return params, {}
-        shell_path: Path = (*path, "shell") if step.shell is not None else (*path, "with", "shell")
         if step.shell is not None:
-            self._expressions.text(shell_path, shell, available)
-        self._check_shell(shell_path, shell)
+            self._expressions.text((*path, "shell"), shell, available)
+            check_shell(self._source, (*path, "shell"), shell, available)
+        elif "shell" in step.with_:
+            check_shell(self._source, (*path, "with", "shell"), shell, available)
+        # The same script for each value of an expression is better than none.
+        shell = expr.common_shell(constant_texts(shell, available) or ()) or shell
         run_path: Path = (*path, "run") if step.run is not None else (*path, "with", "run")
         script = self._expressions.script(run_path, source, shell, available, unsafe=step.unsafe_interpolation)
         if script is None:
             return params, {}
         return {**params, "run": script.text}, dict(script.env)
-
-    def _check_shell(self, path: Path, shell: str) -> None:
-        if shell in node_schema.SHELLS or "{0}" in shell or "${{" in shell:
-            return
-        text = f"shell: {quote(shell)} is unknown; expected {', '.join(node_schema.SHELLS)}, or a command with {{0}}"
-        self._source.at_value(path, codes.WRONG_VALUE, text, f"write {shell} {{0}} to run it with that program")
 
     def _retry(self, path: Path, step: models.Step) -> RetryPolicy | None:
         if step.retry is not None and step.retry_strategy is not None:

@@ -15,7 +15,7 @@ from waterflowd.dsl.building.block_scope import BlockScope
 from waterflowd.dsl.building.compilation import Compilation, SourceFile
 from waterflowd.dsl.building.contexts import WorkflowNames
 from waterflowd.dsl.building.expressions import ExpressionChecker
-from waterflowd.dsl.building.job_and_step_keys import check_variable_names, check_working_directory
+from waterflowd.dsl.building.job_and_step_keys import check_shell, check_variable_names, check_working_directory
 from waterflowd.dsl.building.jobs import JobBuilder, needed_jobs, warn_of_jobs_that_never_run, workflow_scope
 from waterflowd.dsl.building.needs import check_needs
 from waterflowd.dsl.building.placement import PlacementBuilder
@@ -176,6 +176,9 @@ class _FileBuilder:
         directory = ("defaults", "run", "working-directory")
         self._expressions.value(directory, workflow.defaults.run.working_directory, names.for_workflow())
         check_working_directory(self._source, directory, workflow.defaults.run.working_directory)
+        shell = ("defaults", "run", "shell")
+        self._expressions.value(shell, workflow.defaults.run.shell, names.for_workflow())
+        check_shell(self._source, shell, workflow.defaults.run.shell, names.for_workflow())
         call = workflow.on.workflow_call if workflow.on is not None else None
         if call is None:
             return

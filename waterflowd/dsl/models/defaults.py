@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from waterflowd.dsl.models.field_types import OrEmpty, StaticText, Text
+from waterflowd.dsl.models.field_types import OrEmpty, Text
 from waterflowd.dsl.models.model import EXAMPLE_JOBS, LanguageModel, Page, key
 
 
@@ -16,10 +16,12 @@ class RunDefaults(LanguageModel):
         frame="defaults:\n  run:\n    {}\n" + EXAMPLE_JOBS,
     )
 
-    shell: StaticText | None = key(
-        "The shell that runs the scripts; see `shell` of a step.",
+    shell: Text | None = key(
+        "The shell that runs the scripts; see `shell` of a step. In a job it also sees `needs`, `matrix`, `strategy` and"
+        " `env`.",
         "shell: sh",
         default=None,
+        expressions="workflow",
         without="`bash`, or `sh` where there is no bash",
     )
     working_directory: Text | None = key(

@@ -132,6 +132,7 @@ def test_oversized_environment_is_refused(tmp_path: Path) -> None:
         (schema.Shell(run="x"), ["bash", "--noprofile", "--norc", "-eo", "pipefail", "{}"]),
         (schema.Shell(run="x", shell="sh", args=["a b"]), ["sh", "-e", "{}", "a b"]),
         (schema.Shell(run="x", shell="python"), ["python3", "{}.py"]),
+        (schema.Shell(run="x", shell=""), ["bash", "--noprofile", "--norc", "-eo", "pipefail", "{}"]),
         (schema.Shell(run="x", shell="pwsh"), ["pwsh", "-NoLogo", "-NoProfile", "-NonInteractive", "-File", "{}.ps1"]),
         (schema.Shell(run="x", shell="perl -w {0}"), ["perl", "-w", "{}"]),
         (schema.Shell(run="x", shell="env 'A=b c' sh {0} -x"), ["env", "A=b c", "sh", "{}", "-x"]),

@@ -30,6 +30,14 @@ class Selected(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     paths: list[str]
 
+    def below(self, root: str) -> Selected:
+        """The same files with paths that begin below another folder. Raises `ValueError` for a file outside it."""
+        found = [os.path.join(self.root, path) for path in self.paths]
+        outside = next((path for path in found if not _is_inside(path, root)), None)
+        if outside is not None:
+            raise ValueError(outside)
+        return Selected(root=root, paths=sorted(os.path.relpath(path, root) for path in found))
+
 
 class Pattern:
     """One line: where the search begins, and what it selects."""

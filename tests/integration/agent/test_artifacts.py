@@ -130,6 +130,21 @@ def various(count: int = 300) -> dict[str, bytes]:
     return files
 
 
+async def test_paths_begin_below_the_root_if_there_is_one(site: Site) -> None:
+    """Also for a single file; a file outside it is an error with its path."""
+    site.write({"dist/web/index.html": b"x", "dist/a": b"a", "top": b"t"})
+
+    await site.upload(name="web", path="dist/web/index.html", root=".")
+    await site.upload(name="dist", path="dist/**/*.html\ndist/a", root="dist/")
+    await site.download(name="web", path="one")
+    await site.download(name="dist", path="two")
+
+    assert site.read("one") == {"dist/web/index.html": b"x"}
+    assert site.read("two") == {"web/index.html": b"x", "a": b"a"}
+    with pytest.raises(NodeFailure, match=r"root: .*/work/top is not inside .*/work/dist"):
+        await site.upload(name="all", path="dist\ntop", root="dist")
+
+
 async def test_files_arrive_as_they_were(site: Site) -> None:
     """Content, paths, empty files and the execute permission."""
     files = various()

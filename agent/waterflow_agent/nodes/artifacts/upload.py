@@ -68,7 +68,7 @@ def _days(value: int | str) -> int:
 
 def _select(context: Context, parameters: schema.ArtifactUpload) -> patterns.Selected:
     try:
-        return patterns.select(
+        selected = patterns.select(
             parameters.path,
             context.directory,
             home=context.env.get("HOME", "/"),
@@ -79,6 +79,14 @@ def _select(context: Context, parameters: schema.ArtifactUpload) -> patterns.Sel
     except ValueError as error:
         # `re.error` is one.
         raise NodeFailure(f"path: invalid pattern: {error}") from error
+    if not parameters.root:
+        return selected
+    root = os.path.normpath(os.path.join(context.directory, parameters.root))
+    try:
+        return selected.below(root)
+    except ValueError as error:
+        outside = escape_for_display(str(error), 200)
+        raise NodeFailure(f"root: {outside} is not inside {escape_for_display(root, 200)}") from error
 
 
 def _nothing(context: Context, parameters: schema.ArtifactUpload) -> dict[str, Any]:

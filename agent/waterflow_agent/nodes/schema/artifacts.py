@@ -19,7 +19,7 @@ class ArtifactUpload(Parameters, frozen=True, kw_only=True):
         about(
             "Files, folders and patterns, one per line, relative to the step's working directory: `*`, `?` and `[...]` match"
             " within one part of a path, `**` matches any number of folders. `!` at the beginning of a line excludes what"
-            " earlier lines have selected. Paths in the artifact begin below the deepest folder that all lines have in common.",
+            " earlier lines have selected.",
             "path: dist/**/*.js",
         ),
     ]
@@ -30,6 +30,15 @@ class ArtifactUpload(Parameters, frozen=True, kw_only=True):
             "name: site\npath: dist/",
         ),
     ] = "artifact"
+    root: Annotated[
+        str,
+        about(
+            "The folder below which paths in the artifact begin, relative to the step's working directory; all files must be"
+            " inside it.",
+            "path: dist/\nroot: .",
+            without="the deepest folder that all lines of `path` have in common",
+        ),
+    ] = ""
     if_no_files_found: Annotated[
         Literal["warn", "error", "ignore"],
         about("What to do if the patterns select no file.", "path: dist/\nif-no-files-found: error"),

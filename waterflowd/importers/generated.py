@@ -9,6 +9,10 @@ from waterflowd.importers.findings import Imported, WrittenFile
 from waterflowd.importers.origin import Origin
 from waterflowd.importers.validity.loop import Target, make_valid
 from waterflowd.importers.validity.text_edits import EditedText
+from waterflowd.model.plan import Json
+
+#: Parameters of `artifact/upload` with which files keep their paths, and hidden files are included, unlike on GitHub.
+WHOLE_PATHS: dict[str, Json] = {"root": ".", "include-hidden-files": True}
 
 
 def add_workflow(

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.importers.golden import CASES, RECORDED, import_tree, lost_words, rendered
+from tests.unit.importers.golden import CASES, import_tree, lost_words, rendered
 from waterflowd.ctl.main import cli
 from waterflowd.importers.findings import DECIDE, Kind
 
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name}-{case.name}")
 
 
-@pytest.mark.parametrize("case", RECORDED, ids=lambda case: f"{case.parent.name}-{case.name}")
+@EACH
 def test_a_source_gives_its_recorded_result(case: Path) -> None:
     """Files, comments and findings, word for word."""
     expected = case.with_suffix(".expected")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from waterflow_agent import durations
 from waterflowd.importers import expressions, writing
+from waterflowd.importers.generated import WHOLE_PATHS
 from waterflowd.importers.gitlab import variables
 from waterflowd.importers.gitlab.job_drafts import JobDraft
 from waterflowd.importers.origin import slug
@@ -49,6 +50,7 @@ def _artifacts(draft: JobDraft, value: Json) -> None:
         parameters: dict[str, Json] = {
             "name": draft.context.ids[draft.job.name],
             "path": "\n".join([*paths, *excluded]),
+            **WHOLE_PATHS,
         }
         seconds = seconds_of(str(value.get("expire_in", "")))
         if seconds is not None:
@@ -56,7 +58,7 @@ def _artifacts(draft: JobDraft, value: Json) -> None:
         step = writing.Block()
         if value.get("when") in ("always", "on_failure"):
             step.set("if", "always()" if value["when"] == "always" else "failure()")
-        step.set("uses", "actions/upload-artifact@v4")
+        step.set("uses", "artifact/upload")
         step.set("with", parameters)
         draft.last_steps.append((step, ()))
     left = set(value) - {"paths", "exclude", "expire_in", "when", "name"}

@@ -174,4 +174,4 @@ def _download(draft: JobDraft) -> None:
     for need in draft.needs:
         name = by_id[need]
         if name in draft.context.with_artifacts and (not isinstance(wanted, list) or name in wanted):
-            draft.steps.add({"uses": "actions/download-artifact@v4", "with": {"name": need}})
+            draft.steps.add({"uses": "artifact/download", "with": {"name": need}})

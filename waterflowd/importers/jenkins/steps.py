@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from waterflowd.importers import writing
+from waterflowd.importers.generated import WHOLE_PATHS
 from waterflowd.importers.jenkins import groovy
 from waterflowd.importers.jenkins.groovy import Statement
 from waterflowd.importers.jenkins.values import NotLiteral, arguments_of, list_of, secret_name, text_of
-from waterflowd.importers.origin import Unreadable
+from waterflowd.importers.origin import Unreadable, slug
 from waterflowd.model.plan import Json
 
 #: Steps that show results or tell people.
@@ -69,6 +70,8 @@ class StepWriter:
     decide: Callable[[int, str], str]
     change: Callable[[int, str], None]
     steps: writing.Items = field(default_factory=writing.Items)
+    #: How many archives without a name it has written.
+    archives: int = 0
 
     def write(self, statements: list[Statement], around: Around) -> None:
         """Add the steps of a block."""
@@ -99,7 +102,7 @@ class StepWriter:
                 self._upload(statement, around, first, named)
             case "unstash":
                 parameters = {"name": text_of(named.get("name", first))}
-                self._add(around, statement, {"uses": "actions/download-artifact@v4", "with": parameters})
+                self._add(around, statement, {"uses": "artifact/download", "with": parameters})
             case "script":
                 self._script(statement, around)
             case name if statement.block is not None:
@@ -146,16 +149,25 @@ class StepWriter:
         paths = [path.strip() for path in included.split(",")] + [
             f"!{path.strip()}" for path in excluded.split(",") if path
         ]
-        name = text_of(named["name"]) if "name" in named else "archive"
+        name = text_of(named["name"]) if "name" in named else self._archive_name(around)
         comments = []
-        left = set(named) - {"includes", "artifacts", "excludes", "name"}
+        left = set(named) - {"includes", "artifacts", "excludes", "name", "allowEmpty", "allowEmptyArchive"}
         if left:
             comments.append(
                 self.decide(statement.line, f"{', '.join(sorted(left))} of {statement.name}: no counterpart")
             )
             comments.append(statement.text)
-        step: dict[str, Json] = {"uses": "actions/upload-artifact@v4", "with": {"name": name, "path": "\n".join(paths)}}
+        parameters: dict[str, Json] = {"name": name, "path": "\n".join(paths), **WHOLE_PATHS}
+        if "true" not in (named.get("allowEmpty"), named.get("allowEmptyArchive")):
+            parameters["if-no-files-found"] = "error"
+        step: dict[str, Json] = {"uses": "artifact/upload", "with": parameters}
         self._add(around, statement, step, *comments)
+
+    def _archive_name(self, around: Around) -> str:
+        """A name of its own for each archive of the pipeline, because names of artifacts are unique in a run."""
+        self.archives += 1
+        number = f"-{self.archives}" if self.archives > 1 else ""
+        return f"archive-{slug(around.name, 'files')}{number}"
 
     def _script(self, statement: Statement, around: Around) -> None:
         """Write a script block whose statements are steps; anything else in it is a program."""

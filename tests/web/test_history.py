@@ -186,13 +186,17 @@ def _start_pushed(site: Site, revision: str, size: str) -> str:
 
 
 def test_a_failed_run_is_compared_with_the_last_good_one(site: Site, visit: Visit) -> None:
-    """Commits between, the changed input, steps that ended differently, and the first line that differs are named."""
+    """Commits, inputs, steps that ended differently, reports, artifacts, and the first line that differs are named."""
     content = """name: compared
 on: {workflow_dispatch: {inputs: {size: {type: string, default: "0"}}}}
 jobs:
   a:
     runs-on: web
+    report: {columns: {Size: "${{ inputs.size }}"}}
     steps:
+      - run: printf %0${{ inputs.size }}d 0 > size.txt
+      - uses: artifact/upload
+        with: {name: sizes, path: size.txt}
       - id: check
         name: Check
         run: |
@@ -209,6 +213,8 @@ jobs:
     compared = page.get_by_role("region", name="Comparison with an earlier run")
     expect(compared.get_by_role("region", name="Inputs")).to_contain_text("0 → 7")
     expect(compared.get_by_role("region", name="Steps that ended differently")).to_contain_text("success")
+    expect(compared.get_by_role("region", name="Reports")).to_contain_text("web-1, Size 0 → 7")
+    expect(compared.get_by_role("region", name="Artifacts")).to_contain_text("size.txt 1 bytes → 7 bytes")
     expect(compared.get_by_role("region", name="Commits between").get_by_role("listitem")).to_have_text(
         [re.compile("second change"), re.compile("first change")]
     )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from tests.integration.api.clients import client_of
+from tests.unit.artifacts.harness import attempt, new_store, put, reader_of
 from waterflow_agent.errors import Retryable
 from waterflowd.admin.ports import CommitRow
+from waterflowd.artifacts.records import Removal
+from waterflowd.model.ids import RunId
 from waterflowd.testing.api import ApiHarness
 
 FILE = """
@@ -71,7 +76,7 @@ async def test_a_failed_run_is_compared_with_the_last_good_one() -> None:
             harness, client, "c" * 40, BROKEN.replace("42", "43"), inputs={"size": 7}, vars={"color": "blue"}
         )
         found = (await client.get(f"/v1/runs/{failed}/diff")).json()
-        assert (found["against"]["id"], found["unknown"]) == (good, {"log": found["unknown"]["log"]})
+        assert (found["against"]["id"], sorted(found["unknown"])) == (good, ["artifacts", "log"])
         assert found["commits"] == [{"id": "c" * 40, "author": "Ada", "subject": "raise size"}]
         assert found["file"].splitlines()[:2] == [
             f"--- workflows/x.yml@{'b' * 10}",
@@ -90,7 +95,122 @@ async def test_a_failed_run_is_compared_with_the_last_good_one() -> None:
         other = await _start(harness, client, "d" * 40, BROKEN.replace("print size", "print weight"))
         found = (await client.get(f"/v1/runs/{other}/diff", params={"against": failed})).json()
         assert found["log"] == {"place": "a/apply", "line": 2, "before": "size 7x", "after": "weight 1x"}
-        assert (found["commits"], found["unknown"]) == (None, {"commits": "the objects cannot be read"})
+        assert (found["commits"], found["unknown"]["commits"]) == (None, "the objects cannot be read")
+
+
+INSPECT = """
+name: inspect
+on: {workflow_dispatch: {inputs: {kernel: {default: "6.1"}, bad: {default: none}, columns: {default: x}}}}
+jobs:
+  inspect:
+    runs-on: {group: web, target: each}
+    report:
+      columns: {Kernel: "${{ steps.facts.outputs.kernel }}", COLUMN: x}
+    steps:
+      - id: facts
+        run: output kernel=${{ inputs.kernel }}
+      - if: agent.name == inputs.bad
+        run: exit 3
+"""
+
+
+async def test_reports_differ_in_columns_rows_and_cells() -> None:
+    """Rows of servers that only one run has, and cells with their values; the result is a cell of each row."""
+    async with ApiHarness() as harness, client_of(harness) as client:
+        harness.services.revisions = MemoryRevisions()
+        harness.connect("web-1", "web")
+        harness.connect("web-2", "web")
+        first = await _start(harness, client, "a" * 40, INSPECT.replace("COLUMN", "Old"))
+        harness.connect("web-3", "web")
+        second = await _start(
+            harness, client, "b" * 40, INSPECT.replace("COLUMN", "New"), inputs={"kernel": "6.2", "bad": "web-2"}
+        )
+        third = await _start(
+            harness, client, "c" * 40, INSPECT.replace("COLUMN", "New"), inputs={"kernel": "6.2", "bad": "web-2"}
+        )
+
+        (report,) = (await client.get(f"/v1/runs/{second}/diff", params={"against": first})).json()["reports"]
+        assert report == {
+            "job": "inspect",
+            "columns": {"added": ["New"], "gone": ["Old"]},
+            "rows": {"added": ["web-3"], "gone": []},
+            "cells": [
+                {"row": "web-1", "column": "Kernel", "before": "6.1", "after": "6.2"},
+                {"row": "web-2", "column": "result", "before": "success", "after": "failure"},
+                {"row": "web-2", "column": "Kernel", "before": "6.1", "after": "6.2"},
+            ],
+            "cells_total": 3,
+        }
+        assert (await client.get(f"/v1/runs/{third}/diff", params={"against": second})).json()["reports"] == []
+        sent = (
+            await client.post("/v1/runs", json={"yaml": "jobs: {a: {runs-on: web, steps: [{run: exit 0}]}}"})
+        ).json()
+        await harness.completed(sent["id"])
+        (report,) = (await client.get(f"/v1/runs/{first}/diff", params={"against": sent["id"]})).json()["reports"]
+        assert report["rows"] == {"added": ["web-1", "web-2"], "gone": []}
+        assert (report["columns"]["added"], report["cells"]) == (["Kernel", "Old"], [])
+
+
+async def test_all_reports_together_list_a_bounded_number_of_cells() -> None:
+    """The total says how many there are."""
+    matrix = "strategy: {matrix: {n: '${{ range(60) }}'}}, report: {columns: {A: '${{ vars.v }}'}}"
+    job = f"{{runs-on: web, {matrix}, steps: [{{run: exit 0}}]}}"
+    text = f"name: many\nvars: {{v: VALUE}}\njobs: {{a: {job}, b: {job}}}"
+    async with ApiHarness() as harness, client_of(harness) as client:
+        harness.connect("web-1", "web")
+        runs = []
+        for value in ("a", "b"):
+            run = (await client.post("/v1/runs", json={"yaml": text.replace("VALUE", value)})).json()["id"]
+            await harness.completed(run)
+            runs.append(run)
+        found = (await client.get(f"/v1/runs/{runs[1]}/diff")).json()["reports"]
+        assert [(len(report["cells"]), report["cells_total"]) for report in found] == [(60, 60), (40, 60)]
+
+
+async def test_artifacts_differ_in_names_and_files(tmp_path: Path) -> None:
+    """Those with equal digests are left out; files are compared by size, unless they have been removed."""
+    store = new_store(tmp_path)
+    async with ApiHarness() as harness, client_of(harness) as client:
+        harness.connect("web-1", "web")
+        runs = []
+        for _ in range(2):
+            started = await client.post("/v1/runs", json={"yaml": "jobs: {a: {runs-on: web, steps: [{run: exit 0}]}}"})
+            runs.append(RunId(started.json()["id"]))
+            await harness.completed(runs[-1])
+        url = f"/v1/runs/{runs[1]}/diff"
+        assert (await client.get(url)).json()["artifacts"] is None
+        harness.services.artifacts = reader_of(store, harness.services.history, harness.clock)
+        assert (await client.get(url)).json()["artifacts"] == []
+        now = harness.clock.now()
+        for run, files in zip(
+            runs, ({"a": b"1", "b": b"22", "c": b"3"}, {"a": b"1", "b": b"2222", "d": b"4"}), strict=True
+        ):
+            put(store, "site", files, attempt(run), now=now)
+            put(store, "same", {"x": b"x"}, attempt(run), now=now)
+            put(store, "content", {"x": run[-1:].encode() + run.encode()}, attempt(run), now=now)
+        put(store, "old", {"x": b"x"}, attempt(runs[0]), now=now)
+        put(store, "new", {"x": b"xy"}, attempt(runs[1]), now=now)
+
+        found = {changed["name"]: changed for changed in (await client.get(url)).json()["artifacts"]}
+        assert sorted(found) == ["content", "new", "old", "site"]
+        assert (found["old"]["after"], found["new"]["before"], found["new"]["after"]["bytes"]) == (None, None, 2)
+        assert found["site"]["files"] == [
+            {"path": "b", "before": 2, "after": 4},
+            {"path": "c", "before": 1, "after": None},
+            {"path": "d", "before": None, "after": 1},
+        ]
+        assert found["site"]["files_total"] == 3
+        assert (found["site"]["before"]["files"], found["site"]["before"]["is_removed"]) == (3, False)
+        assert (found["content"]["files"], found["content"]["files_total"]) == ([], 0)
+        assert found["content"]["before"]["digest"] != found["content"]["after"]["digest"]
+
+        record = store.find(runs[0], "site", now)
+        assert record is not None
+        store.records.write(
+            runs[0], msgspec.structs.replace(record, removal=Removal(at=now, reason="deleted", by="ann"))
+        )
+        found = {changed["name"]: changed for changed in (await client.get(url)).json()["artifacts"]}
+        assert (found["site"]["before"]["is_removed"], found["site"]["files"]) == (True, None)
 
 
 async def test_what_cannot_be_had_is_null_with_a_sentence() -> None:
@@ -105,7 +225,7 @@ async def test_what_cannot_be_had_is_null_with_a_sentence() -> None:
             runs.append(run)
         found = (await client.get(f"/v1/runs/{runs[1]}/diff")).json()
         assert (found["commits"], found["file"], found["log"]) == (None, None, None)
-        assert sorted(found["unknown"]) == ["commits", "file", "log"]
+        assert sorted(found["unknown"]) == ["artifacts", "commits", "file", "log"]
         assert found["steps"][0]["after"] == "failure"
         missing = await client.get(f"/v1/runs/{runs[0]}/diff")
         assert (missing.status_code, "name another run" in missing.json()["detail"]) == (404, True)

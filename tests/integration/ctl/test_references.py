@@ -14,10 +14,12 @@ from click.testing import CliRunner
 
 from tests.integration.ctl.served import Server, started_id
 from tests.patience import PATIENCE_S
+from tests.unit.artifacts.harness import attempt, new_store, put, reader_of
 from waterflowd.ctl.client import Client
 from waterflowd.ctl.failures import Unreachable
 from waterflowd.ctl.main import cli
 from waterflowd.ctl.settings import Settings
+from waterflowd.model.ids import RunId
 
 FAILING = "name: failing\njobs:\n  ab:\n    runs-on: web\n    steps:\n      - {id: break, run: exit 7}\n"
 GATED = (
@@ -272,6 +274,52 @@ def test_a_summary_is_shown_as_text(server: Server, tmp_path: Path) -> None:
     assert "  line 29" in server.ctl("show", command.split()[-1]).output.splitlines()
     run = json.loads(server.ctl("show", "summarizing", "--json").stdout)
     assert run["jobs"][0]["steps"][0]["attempts"][0]["summary"] == "# Deployed ESC[2J\nit works\n"
+
+
+def test_reports_and_artifacts_of_two_runs_are_compared(server: Server, tmp_path: Path) -> None:
+    """Rows, columns and cells; names, sizes and digests of artifacts, and their files."""
+    file = tmp_path / "x.yml"
+    text = (
+        "name: x\nvars: {size: 1}\njobs:\n  look:\n    runs-on: web\n    strategy: {matrix: {zone: ZONES}}\n"
+        "    report: {columns: {Size: '${{ vars.size }}', COLUMN: x}}\n    steps: [{run: print x}]\n"
+    )
+    file.write_text(text.replace("ZONES", "[eu, us]").replace("COLUMN", "Old"))
+    first = RunId(started_id(server.ctl("run", str(file))))
+    file.write_text(text.replace("ZONES", "[eu, asia]").replace("COLUMN", "New"))
+    second = RunId(started_id(server.ctl("run", str(file), "--var", "size=2")))
+    store = new_store(tmp_path)
+    assert server.harness is not None
+    services = server.harness.services
+    services.artifacts = reader_of(store, services.history, server.harness.clock)
+    now = server.harness.clock.now()
+    put(store, "site", {"a": b"1", "b/c": b"22", "e": b"3"}, attempt(first), now=now)
+    put(store, "site", {"a": b"1", "b/c": b"2222", "d": b"5"}, attempt(second), now=now)
+    put(store, "log", {"x": b"1"}, attempt(first), now=now)
+    put(store, "log", {"x": b"2"}, attempt(second), now=now)
+    put(store, "new", {"x": b"x" * 2048}, attempt(second), now=now)
+
+    lines = server.ctl("diff", second, first).output.splitlines()
+
+    at = lines.index("reports")
+    assert lines[at + 1 : at + 6] == [
+        "  + look, column New",
+        "  - look, column Old",
+        "  + look, row asia",
+        "  - look, row us",
+        "  look, eu, Size: 1 -> 2",
+    ]
+    digests = {record.name: record.digest.hex()[:12] for record in store.records.of_run(second)}
+    was = {record.name: record.digest.hex()[:12] for record in store.records.of_run(first)}
+    at = lines.index("artifacts")
+    assert lines[at + 1 : at + 8] == [
+        f"  log: 1 file, 1 B, {was['log']} -> 1 file, 1 B, {digests['log']}",
+        "    files: the same names and sizes, other content or permissions",
+        f"  + new: 1 file, 2.0 KiB, {digests['new']}",
+        f"  site: 3 files, 4 B, {was['site']} -> 3 files, 6 B, {digests['site']}",
+        "    ~ b/c: 2 B -> 4 B",
+        "    + d: 1 B",
+        "    - e: 1 B",
+    ]
 
 
 def test_a_run_is_compared_with_the_last_good_one_or_another(server: Server, tmp_path: Path) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from waterflow_agent.artifacts import content
 from waterflow_agent.artifacts.content import ArtifactFile, BlockCutter
 from waterflow_agent.wire import messages
 from waterflowd.artifacts.blocks import scope_of
 from waterflowd.artifacts.limits import ArtifactLimits
+from waterflowd.artifacts.reading import ArtifactReader
 from waterflowd.artifacts.records import ArtifactRecord
+from waterflowd.artifacts.reruns import KeptArtifacts
+from waterflowd.artifacts.server import ArtifactServer
 from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.model.ids import AttemptId, AttemptNo, JobId, RunId, StepId
+from waterflowd.ports import Clock, History
 
 RUN, OTHER = RunId("01J8XQ5T3MZ6V0K9B7N2C4D1EF"), RunId("01J8XQ5T3MZ6V0K9B7N2C4D1EG")
 SCOPE = scope_of("ops", RUN)
@@ -27,6 +32,12 @@ def attempt(run: RunId = RUN, job: str = "build", step: str = "1") -> AttemptId:
 
 def new_store(folder: Path, limits: ArtifactLimits = LIMITS) -> ArtifactStore:
     return ArtifactStore(folder / "artifacts", limits)
+
+
+def reader_of(store: ArtifactStore, history: History, clock: Clock) -> ArtifactReader:
+    """What the API reads artifacts with; no agent asks its server for any."""
+    nobody: Any = None
+    return ArtifactReader(store, ArtifactServer(nobody, nobody, clock, store), KeptArtifacts(store, history), clock)
 
 
 class Prepared:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 from typing import Any
 
@@ -36,11 +36,16 @@ class ChangedValue(msgspec.Struct, frozen=True, kw_only=True):
     after: Any
 
 
-class ChangedServers(msgspec.Struct, frozen=True, kw_only=True):
-    """Servers on which only one of the runs ran."""
+class ChangedNames(msgspec.Struct, frozen=True, kw_only=True):
+    """Names that only one of the runs has, such as servers."""
 
     added: list[str]
     gone: list[str]
+
+    @property
+    def has_any(self) -> bool:
+        """Whether there are any."""
+        return bool(self.added or self.gone)
 
 
 class ChangedStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,10 +78,17 @@ def changed_values(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
     return list(islice(found, ENTRIES_MAX))
 
 
-def changed_servers(before: Run, after: Run) -> ChangedServers:
+def changed_servers(before: Run, after: Run) -> ChangedNames:
     """The servers that only one of them used."""
-    were, are = _servers(before), _servers(after)
-    return ChangedServers(added=sorted(are - were)[:ENTRIES_MAX], gone=sorted(were - are)[:ENTRIES_MAX])
+    were, are = (dict.fromkeys(sorted(_servers(run))) for run in (before, after))
+    return changed_names(were, are)
+
+
+def changed_names(before: Collection[str], after: Collection[str]) -> ChangedNames:
+    """The names that only one of them has, in their order."""
+    added = (name for name in after if name not in before)
+    gone = (name for name in before if name not in after)
+    return ChangedNames(added=list(islice(added, ENTRIES_MAX)), gone=list(islice(gone, ENTRIES_MAX)))
 
 
 def _servers(run: Run) -> set[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from waterflowd.admin.ports import CommitRow
-from waterflowd.api.runs.comparison import ChangedLine, ChangedServers, ChangedStep, ChangedValue
+from waterflowd.api.runs.artifact_comparison import ChangedArtifact
+from waterflowd.api.runs.comparison import ChangedLine, ChangedNames, ChangedStep, ChangedValue
+from waterflowd.api.runs.report_comparison import ChangedReport
 from waterflowd.api.schemas.runs import RunSummarySchema
 
 
@@ -21,8 +23,10 @@ class DifferencesSchema(msgspec.Struct, frozen=True, kw_only=True):
     file: str | None
     inputs: list[ChangedValue]
     vars: list[ChangedValue]
-    servers: ChangedServers
+    servers: ChangedNames
     steps: list[ChangedStep]
+    reports: list[ChangedReport]
+    artifacts: list[ChangedArtifact] | None
     log: ChangedLine | None
     #: By the name of the part.
     unknown: dict[str, str]

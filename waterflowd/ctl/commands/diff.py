@@ -7,18 +7,20 @@ from typing import Any
 
 import click
 
-from waterflow_agent.display import escape_for_display, quote
+from waterflow_agent.display import escape_for_display, quote, size_text
 from waterflowd.ctl.client import run_path
 from waterflowd.ctl.display.terminal import clean_line, duration_text, glyph, style, time_text, wrapped
 from waterflowd.ctl.failures import REFUSED, Failure, Refused
 from waterflowd.ctl.live_values import completing
-from waterflowd.ctl.options import client_of, json_option, print_json
+from waterflowd.ctl.options import client_of, count, json_option, print_json
 from waterflowd.ctl.references import find_run
 
 #: Rows of a section; `--json` has all that the daemon returns.
 _ROWS = 20
 #: Characters of a value.
 _VALUE_MAX = 200
+#: Digits of the digest of an artifact.
+_DIGEST_SHOWN = 12
 _TITLES = {"vars": "variables", "log": "output"}
 _SIDES = ("before", "after")
 _COLORS = {"+": "green", "-": "red", "@": "cyan"}
@@ -72,6 +74,8 @@ def _sections(found: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
         "vars": [_value(row) for row in found["vars"]],
         "servers": [*_servers(found["servers"])],
         "steps": [_step(row) for row in found["steps"]],
+        "reports": [line for row in found["reports"] for line in _report(row)],
+        "artifacts": [line for row in found["artifacts"] or [] for line in _artifact(row)],
         "log": [*_line(found["log"])],
     }
     for name, lines in parts.items():
@@ -98,14 +102,55 @@ def _file(text: str | None) -> Iterator[str]:
 
 
 def _value(row: dict[str, Any]) -> str:
+    return f"{escape_for_display(row['name'])}: {_change(row)}"
+
+
+def _change(row: dict[str, Any]) -> str:
     before, after = ("(none)" if row[key] is None else escape_for_display(str(row[key]), _VALUE_MAX) for key in _SIDES)
-    return f"{escape_for_display(row['name'])}: {before} -> {after}"
+    return f"{before} -> {after}"
 
 
-def _servers(row: dict[str, Any]) -> Iterator[str]:
+def _servers(row: dict[str, Any], what: str = "") -> Iterator[str]:
     for sign, names in (("+", row["added"]), ("-", row["gone"])):
         if names:
-            yield style(f"{sign} {escape_for_display(', '.join(names))}", _COLORS[sign])
+            yield style(f"{sign} {what}{escape_for_display(', '.join(names))}", _COLORS[sign])
+
+
+def _report(row: dict[str, Any]) -> Iterator[str]:
+    job = escape_for_display(row["job"])
+    yield from _servers(row["columns"], f"{job}, column ")
+    yield from _servers(row["rows"], f"{job}, row ")
+    for cell in row["cells"]:
+        yield f"{job}, {escape_for_display(cell['row'])}, {escape_for_display(cell['column'])}: {_change(cell)}"
+    if row["cells_total"] > len(row["cells"]):
+        yield f"{job}: {count(row['cells_total'] - len(row['cells']), 'more value')}"
+
+
+def _artifact(row: dict[str, Any]) -> Iterator[str]:
+    name = escape_for_display(row["name"])
+    before, after = row["before"], row["after"]
+    if before is None or after is None:
+        sign = "+" if before is None else "-"
+        yield style(f"{sign} {name}: {_facts(before or after)}", _COLORS[sign])
+        return
+    yield f"{name}: {_facts(before)} -> {_facts(after)}"
+    files = row["files"]
+    for file in files or []:
+        sign = "+" if file["before"] is None else "-" if file["after"] is None else ""
+        sizes = " -> ".join(size_text(file[key]) for key in _SIDES if file[key] is not None)
+        yield style(f"  {sign or '~'} {escape_for_display(file['path'], _VALUE_MAX)}: {sizes}", _COLORS.get(sign))
+    if files is None:
+        yield "  files: not compared"
+    elif not row["files_total"]:
+        yield "  files: the same names and sizes, other content or permissions"
+    elif row["files_total"] > len(files):
+        yield f"  {count(row['files_total'] - len(files), 'more file')}"
+
+
+def _facts(state: dict[str, Any]) -> str:
+    digest = state["digest"].removeprefix("sha256:")[:_DIGEST_SHOWN]
+    removed = ", removed" if state["is_removed"] else ""
+    return f"{count(state['files'], 'file')}, {size_text(state['bytes'])}, {digest}{removed}"
 
 
 def _step(row: dict[str, Any]) -> str:

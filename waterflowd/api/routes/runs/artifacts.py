@@ -19,6 +19,7 @@ from waterflowd.artifacts.reading import ArtifactReader
 router = APIRouter(tags=["runs"])
 
 FILES_MAX = 1_000
+NO_ARTIFACTS = "artifacts are not available on the Temporal engine"
 _TAR, _FILE = "application/x-tar", "application/octet-stream"
 Name = Annotated[str, Path(max_length=300, description="Name of the artifact.")]
 FilePath = Annotated[
@@ -110,4 +111,4 @@ def _reader(services: Services) -> ArtifactReader:
 
 
 def _unavailable() -> Rejected:
-    return Rejected("WF335", "artifacts are not available on the Temporal engine", status=404)
+    return Rejected("WF335", NO_ARTIFACTS, status=404)

@@ -11,7 +11,10 @@ from waterflow_agent.errors import Rejected, WaterflowError
 from waterflowd.admin.ports import CommitRow
 from waterflowd.api.dependencies import Ports, Viewer
 from waterflowd.api.responses import json_response, returns
-from waterflowd.api.runs import comparison
+from waterflowd.api.routes.runs.artifacts import NO_ARTIFACTS
+from waterflowd.api.runs import artifact_comparison, comparison
+from waterflowd.api.runs.artifact_comparison import ChangedArtifact
+from waterflowd.api.runs.report_comparison import changed_reports
 from waterflowd.api.runs.run_lookup import read_run, resolve, split_part
 from waterflowd.api.schemas.differences import DifferencesSchema
 from waterflowd.api.schemas.runs import RunSummarySchema
@@ -29,6 +32,8 @@ GOOD = "good"
 _CANDIDATES = 50
 #: Lines of output that are compared.
 _LINES_MAX = 10_000
+#: Artifacts whose files are compared: one may have 100,000 of them.
+_ARTIFACTS_OPENED = 10
 
 Against = Annotated[
     str,
@@ -38,7 +43,7 @@ Against = Annotated[
 
 @router.get("/v1/runs/{run_id}/diff", responses={200: returns(DifferencesSchema)})
 async def compare_runs(services: Ports, _: Viewer, run_id: str, against: Against = GOOD) -> Response:
-    """What differs between a run and an earlier one: commits, file, inputs, variables, servers, steps, and output."""
+    """What differs between a run and an earlier one, such as commits, inputs, steps, reports, artifacts and output."""
     run_row = await _row(services, await resolve(services, run_id))
     other_row = await _last_good(services, run_row)
     if against != GOOD:
@@ -55,6 +60,7 @@ async def compare_runs(services: Ports, _: Viewer, run_id: str, against: Against
         comparison.changed_servers(before, after),
         comparison.changed_steps(before, after),
     )
+    reports = await services.time_slices.do(changed_reports(before, after))
     failure = after.first_failure
     pair = _logs(before, after, failure.part) if failure is not None else None
     inputs, variables, servers, steps = values
@@ -68,6 +74,8 @@ async def compare_runs(services: Ports, _: Viewer, run_id: str, against: Against
         vars=variables,
         servers=servers,
         steps=steps,
+        reports=reports,
+        artifacts=await _artifacts(services, other_row.id, run_row.id, unknown),
         log=await _changed_line(services, failure.part if failure is not None else None, pair, unknown),
         unknown=unknown,
     )
@@ -137,6 +145,30 @@ async def _file(services: Services, before: RunSummary, after: RunSummary, unkno
         return None
     texts = old.decode("utf-8", "replace"), new.decode("utf-8", "replace")
     return await asyncio.to_thread(comparison.unified_diff, *texts, after.path, was, now)
+
+
+async def _artifacts(
+    services: Services, before: RunId, after: RunId, unknown: dict[str, str]
+) -> list[ChangedArtifact] | None:
+    reader = services.artifacts
+    if reader is None:
+        unknown["artifacts"] = NO_ARTIFACTS
+        return None
+    try:
+        were, are = await reader.of_run(before), await reader.of_run(after)
+        found = artifact_comparison.changed_artifacts(were, are, services.clock.now())
+        left = comparison.ENTRIES_MAX
+        for number, changed in enumerate(found[:_ARTIFACTS_OPENED]):
+            if any(state is None or state.is_removed for state in (changed.before, changed.after)):
+                continue
+            was, now = [await reader.open(run, changed.name) for run in (before, after)]
+            with_files = artifact_comparison.with_files
+            found[number] = await asyncio.to_thread(with_files, changed, was.files, now.files, left)
+            left -= len(found[number].files or ())
+    except WaterflowError as error:
+        unknown["artifacts"] = error.text
+        return None
+    return found
 
 
 def _revisions(before: RunSummary, after: RunSummary) -> tuple[str, str, str] | None:

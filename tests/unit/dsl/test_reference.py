@@ -204,7 +204,7 @@ _OVER: dict[str, str] = {
 
 def _file() -> dict[str, Any]:
     job = {"runs-on": {"group": "g"}, "steps": [{"id": "s", "run": "x"}, {"run": "x"}]}
-    second = json.loads(json.dumps({**job, "needs": ["a"], "strategy": {"matrix": {"m": [1, 2]}}}))
+    second = json.loads(json.dumps({**job, "needs": ["a"], "strategy": {"matrix": {"m": ["bash", "sh"]}}}))
     return {
         "on": {"workflow_call": {"outputs": {"o": {"value": "x"}}}, "push": {}},
         "inputs": {"i": {}},

@@ -1,7 +1,7 @@
 """`make bench`: measures all figures in one run, some of them as a share of what this machine can do at most.
 
 `python -m bench [NAME ...]` measures only the named ones: one-run many-runs busy-api pruning processes push ready many-open
-reconnect output masking checkout memory cli expressions events language transfer own-nodes
+reconnect output masking checkout artifacts memory cli expressions events language transfer own-nodes
 run-filters live-pages output-lines web temporal.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import (
+    artifacts,
     checkouts,
     events,
     expressions,
@@ -48,6 +49,7 @@ BENCHES: dict[str, Callable[[Path], list[Row]]] = {
     "output": restart.output,
     "masking": masking.masking,
     "checkout": checkouts.checkouts,
+    "artifacts": artifacts.artifacts,
     "memory": restart.memory,
     "cli": lambda folder: steps.command_line(),
     "expressions": lambda folder: expressions.expressions(),

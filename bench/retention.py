@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from bench.figures import Row
-from bench.steps import STEPS, _completed, _latencies, _no_op
+from bench.steps import STEPS, completed, latencies_of, no_op
 from tests.acceptance.cluster import Cluster
 from tests.integration.store.pruning_process import driving
 from waterflowd.app.bootstrap import UNIONS
@@ -49,9 +49,9 @@ def pruning(folder: Path) -> list[Row]:
             if is_pruning:
                 cluster.api("POST", "/v1/retention/prune")
             for _ in range(6):
-                _completed(cluster, cluster.start(_no_op(STEPS)))
+                completed(cluster, cluster.start(no_op(STEPS)))
             cluster.stop_agent("web-1")
-            p99.append(_latencies(folder / "instants").quantile_ms(0.99))
+            p99.append(latencies_of(folder / "instants").quantile_ms(0.99))
             if not is_pruning:
                 cluster.start_agent("web-1")
         removed = cluster.api("GET", "/v1/retention").json()["removed"]["runs"]

@@ -23,7 +23,7 @@ STEPS = 200
 RUNS_AT_ONCE = 100
 
 
-def _no_op(steps: int, until_at: int | None = None) -> str:
+def no_op(steps: int, until_at: int | None = None) -> str:
     """A workflow with one job of no-op steps. With `until_at` (ms), they start at that time."""
     lines = "\n".join("      - {uses: log, with: {message: x}}" for _ in range(steps))
     if until_at is not None:
@@ -39,7 +39,7 @@ def _elapsed(run: dict[str, str]) -> float:
     return (_ms(run["completed_at"]) - _ms(run["created_at"])) / 1000
 
 
-def _completed(cluster: Cluster, run: str) -> dict[str, str]:
+def completed(cluster: Cluster, run: str) -> dict[str, str]:
     """Waits until the run is completed and returns its row. Polls rarely, to put little load on the daemon."""
     while True:
         rows = cluster.api("GET", "/v1/runs?limit=1").json()["runs"]
@@ -51,7 +51,7 @@ def _completed(cluster: Cluster, run: str) -> dict[str, str]:
 
 def _log_time(cluster: Cluster) -> int:
     """The current time of the log's clock in ms, taken from the creation of a new run."""
-    return _ms(cluster.run(cluster.start(_no_op(1)))["created_at"])
+    return _ms(cluster.run(cluster.start(no_op(1)))["created_at"])
 
 
 def one_run(folder: Path, seconds: float) -> list[Row]:
@@ -64,9 +64,9 @@ def one_run(folder: Path, seconds: float) -> list[Row]:
         cluster.agent_module = "bench.probe_agent"
         cluster.start_daemon()
         cluster.add_agent("web-1", "web", slots=4)
-        workflow, total, count = _no_op(STEPS), 0.0, 0
+        workflow, total, count = no_op(STEPS), 0.0, 0
         for number in range(7):
-            run = _completed(cluster, cluster.start(workflow))
+            run = completed(cluster, cluster.start(workflow))
             assert run["conclusion"] == "success", run["reason"]
             if number:
                 # The first run only warms up the processes.
@@ -75,7 +75,7 @@ def one_run(folder: Path, seconds: float) -> list[Row]:
         cluster.stop_agent("web-1")
     finally:
         cluster.close()
-    latencies = _latencies(instants)
+    latencies = latencies_of(instants)
     rate = count / total
     share = rate / bare.per_second
     p50, p99, bare_p99 = latencies.median_ms, latencies.quantile_ms(0.99), bare.quantile_ms(0.99)
@@ -98,7 +98,7 @@ def one_run(folder: Path, seconds: float) -> list[Row]:
     ]
 
 
-def _latencies(instants: Path) -> Latencies:
+def latencies_of(instants: Path) -> Latencies:
     """Times from one step to the next, without the first run, which only warms up the processes."""
     times = [int(line) for line in instants.read_text().split()]
     latencies = Latencies()
@@ -135,12 +135,12 @@ def busy_api(folder: Path) -> list[Row]:
             if is_busy:
                 load.start()
             for _ in range(6):
-                _completed(cluster, cluster.start(_no_op(STEPS)))
+                completed(cluster, cluster.start(no_op(STEPS)))
             stop.set()
             if is_busy:
                 load.join()
             cluster.stop_agent("web-1")
-            p99.append(_latencies(folder / "instants").quantile_ms(0.99))
+            p99.append(latencies_of(folder / "instants").quantile_ms(0.99))
             if not is_busy:
                 cluster.start_agent("web-1")
     finally:
@@ -166,9 +166,9 @@ def many_runs(folder: Path, seconds: float) -> list[Row]:
         cluster.start_daemon()
         for name in ("web-1", "web-2"):
             cluster.add_agent(name, "web", slots=RUNS_AT_ONCE)
-        cluster.wait_for(cluster.start(_no_op(STEPS)))
+        cluster.wait_for(cluster.start(no_op(STEPS)))
         began_at = _log_time(cluster) + 4_000
-        workflow = _no_op(STEPS, began_at)
+        workflow = no_op(STEPS, began_at)
         with ThreadPoolExecutor(2) as threads:
             runs = list(threads.map(lambda _: cluster.start(workflow), range(RUNS_AT_ONCE)))
         assert _log_time(cluster) < began_at, "the runs were not started in time"
@@ -218,7 +218,7 @@ def processes(folder: Path, seconds: float) -> list[Row]:
         try:
             cluster.start_daemon()
             cluster.add_agent("web-1", "web", slots=16)
-            run = _completed(cluster, cluster.start(f"name: processes\njobs:\n{jobs}\n"))
+            run = completed(cluster, cluster.start(f"name: processes\njobs:\n{jobs}\n"))
             assert run["conclusion"] == "success", run["reason"]
         finally:
             cluster.close()

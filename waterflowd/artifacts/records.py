@@ -123,9 +123,16 @@ class RecordFiles:
             folder.rmdir()
 
     def all(self) -> Iterator[ArtifactRecord]:
-        """Every record. Raises `Stalled` WF304 for a damaged one."""
-        for run in self.runs():
-            yield from self.of_run(run)
+        """Every record, also one that is copied to another run and then removed meanwhile.
+
+        Raises `Stalled` WF304 for a damaged one.
+        """
+        seen: set[str] = set()
+        while unseen := [path for run in self.runs() for path in self.paths(run) if str(path) not in seen]:
+            seen.update(map(str, unseen))
+            for path in unseen:
+                with contextlib.suppress(FileNotFoundError):
+                    yield decode(path)
 
 
 def file_name(name: str) -> str:

@@ -52,6 +52,24 @@ def test_a_restarted_daemon_has_what_was_stored(tmp_path: Path) -> None:
     assert again.blocks.stored_bytes == sum(size for _, _, size in again.blocks.listed())
 
 
+def test_a_list_of_all_records_has_what_is_moved_to_another_run_meanwhile(tmp_path: Path) -> None:
+    """A re-run copies a record, and the earlier run is removed: the cleaner of a bucket must not miss the blocks of both."""
+    records = new_store(tmp_path).records
+    store = new_store(tmp_path)
+    put(store, "other", FILES)
+    kept = put(store, "site", FILES, attempt(OTHER))
+    found: list[str] = []
+
+    for record in records.all():
+        if not found:
+            # The run that gets the copy has been listed already; the one that loses its record not yet.
+            records.write(RUN, msgspec.structs.replace(kept, kept_from=OTHER))
+            records.remove_run(OTHER)
+        found.append(record.name)
+
+    assert sorted(found) == ["other", "site"]
+
+
 def test_equal_content_is_stored_once(tmp_path: Path) -> None:
     """Also under another name, and for another run of the repository."""
     store = new_store(tmp_path)

@@ -40,6 +40,7 @@ METRICS: dict[str, MetricSpec] = {
     "waterflow_log_read_only": MetricSpec("1 while new work is refused because the disk is almost full", False),
     "waterflow_output_dropped_bytes": MetricSpec("Output dropped by quotas since the start of the daemon", True),
     "waterflow_artifact_stored_bytes": MetricSpec("Space that the blocks of all artifacts take", False),
+    "waterflow_artifact_bucket_bytes": MetricSpec("Space that the blocks of all artifacts take in the bucket", False),
     "waterflow_artifact_limit_bytes": MetricSpec("Space that the blocks of all artifacts may take", False),
     "waterflow_artifact_transferred_bytes": MetricSpec(
         "Content of artifacts received from agents, sent to agents and downloaded since the start of the daemon",
@@ -51,6 +52,12 @@ METRICS: dict[str, MetricSpec] = {
     ),
     "waterflow_artifacts_removed": MetricSpec("Artifacts removed since the start of the daemon", True, "reason"),
     "waterflow_artifact_freed_bytes": MetricSpec("Blocks of artifacts removed since the start of the daemon", True),
+    "waterflow_cache_entries": MetricSpec("Entries of shared caches", False),
+    "waterflow_cache_stored_bytes": MetricSpec("Content of all entries of shared caches", False),
+    "waterflow_cache_lookups": MetricSpec("Lookups in shared caches since the start of the daemon", True, "found"),
+    "waterflow_cache_entries_removed": MetricSpec(
+        "Entries of shared caches removed since the start of the daemon", True, "reason"
+    ),
     "waterflow_audit_sealed": MetricSpec("1 if a key seals the audit trail", False),
     "waterflow_audit_export_failing": MetricSpec("1 while the audit trail cannot be exported", False, "to"),
     "waterflow_audit_export_waiting": MetricSpec("Records of the audit trail that are not exported yet", False, "to"),

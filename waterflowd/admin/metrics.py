@@ -8,8 +8,8 @@ from typing import NamedTuple
 import waterflowd
 from waterflowd.admin.metric_samples import Sample
 from waterflowd.admin.ports import AuditAdmin, NoticeAdmin
-from waterflowd.artifacts.metrics import ArtifactMetrics
-from waterflowd.artifacts.store import ArtifactStore
+from waterflowd.artifacts.limits import ArtifactUsage
+from waterflowd.artifacts.metrics import ArtifactMetrics, CacheMetrics, StorageFigures
 from waterflowd.fleet.server_keys import ServerKey, agents_behind
 from waterflowd.host.driver import Driver
 
@@ -34,7 +34,7 @@ class DriverMetrics:
         server_keys: Sequence[ServerKey] = (),
         runs: Callable[[], RunFigures] | None = None,
         notices: NoticeAdmin | None = None,
-        artifacts: tuple[ArtifactStore, ArtifactMetrics] | None = None,
+        storage: StorageFigures | None = None,
     ) -> None:
         """`server_keys` are the keys of the server, the current one first; `runs` are those that the driver does not host."""
         self._driver = driver
@@ -43,7 +43,7 @@ class DriverMetrics:
         self._server_keys = server_keys
         self._runs = runs or self._hosted
         self._notices = notices
-        self._artifacts = artifacts
+        self._storage = storage
 
     def _hosted(self) -> RunFigures:
         state, metrics = self._driver.state, self._driver.metrics
@@ -72,8 +72,10 @@ class DriverMetrics:
         yield Sample("waterflow_log_commits", metrics.commits)
         yield Sample("waterflow_log_commit_seconds", metrics.commit_s)
         yield Sample("waterflow_log_read_only", 1 if self._driver.refusal else 0)
-        if self._artifacts is not None:
-            yield from _artifact_samples(*self._artifacts)
+        if self._storage is not None:
+            yield from _usage_samples(self._storage.usage())
+            yield from _artifact_samples(self._storage.artifacts)
+            yield from _cache_samples(self._storage.caches)
         if self._audit is not None:
             yield Sample("waterflow_audit_sealed", 1 if self._audit.is_sealed else 0)
             for export in self._audit.exports():
@@ -86,14 +88,27 @@ class DriverMetrics:
         yield from (Sample("waterflow_link", count, name) for name, count in self._link_counters().items())
 
 
-def _artifact_samples(store: ArtifactStore, metrics: ArtifactMetrics) -> Iterator[Sample]:
-    usage = store.usage()
+def _usage_samples(usage: ArtifactUsage) -> Iterator[Sample]:
     if usage.stored_bytes is not None:
         yield Sample("waterflow_artifact_stored_bytes", usage.stored_bytes)
+    if usage.bucket_bytes is not None:
+        yield Sample("waterflow_artifact_bucket_bytes", usage.bucket_bytes)
     yield Sample("waterflow_artifact_limit_bytes", usage.limits.total_bytes)
+
+
+def _artifact_samples(metrics: ArtifactMetrics) -> Iterator[Sample]:
     for direction in ("received", "sent", "downloaded"):
         yield Sample("waterflow_artifact_transferred_bytes", metrics.transferred[direction], direction)
     yield from (Sample("waterflow_artifact_rejections", count, code) for code, count in metrics.rejected.items())
     for reason in ("expired", "deleted", "run"):
         yield Sample("waterflow_artifacts_removed", metrics.removed[reason], reason)
     yield Sample("waterflow_artifact_freed_bytes", metrics.freed)
+
+
+def _cache_samples(metrics: CacheMetrics) -> Iterator[Sample]:
+    yield Sample("waterflow_cache_entries", metrics.entries)
+    yield Sample("waterflow_cache_stored_bytes", metrics.stored_bytes)
+    for result in ("key", "prefix", "nothing"):
+        yield Sample("waterflow_cache_lookups", metrics.lookups[result], result)
+    for reason in ("limit", "expired", "damaged", "deleted"):
+        yield Sample("waterflow_cache_entries_removed", metrics.removed[reason], reason)

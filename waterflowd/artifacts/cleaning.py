@@ -75,6 +75,10 @@ class ArtifactCleaner:
         """Cleans up, forever."""
         # For metrics and the status; the first upload would have to wait for it.
         await self._server.write(lambda: self._store.blocks.stored_bytes)
+        if self._bucket is not None:
+            with contextlib.suppress(WaterflowError):
+                # Each round says what is damaged.
+                await self._bucket.count()
         await asyncio.sleep(FIRST_S)
         while True:
             try:

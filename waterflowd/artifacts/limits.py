@@ -35,6 +35,8 @@ class ArtifactUsage(msgspec.Struct, frozen=True, kw_only=True):
     stored_bytes: int | None
     free_bytes: int
     limits: ArtifactLimits
+    #: In the bucket of `artifacts.storage`; None while it is not known, and without a bucket.
+    bucket_bytes: int | None = None
 
     @property
     def is_full(self) -> bool:
@@ -45,7 +47,7 @@ class ArtifactUsage(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def problem(self) -> str | None:
         """What an operator should do about it, if no artifact is accepted, or soon none will be."""
-        limits, stored = self.limits, self.stored_bytes
+        limits, stored = self.limits, max(self.stored_bytes or 0, self.bucket_bytes or 0)
         if not stored:
             return None
         if self.free_bytes < limits.reserved_bytes:

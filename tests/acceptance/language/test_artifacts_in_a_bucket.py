@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,10 @@ def test_a_transfer_through_the_bucket_survives_kills_of_the_daemon_and_of_both_
     logs += "\n".join(cluster.lines(run))
     assert "X-Amz-Signature" not in logs
     assert s3_service.SECRET_KEY not in logs
+    (stored_bytes,) = re.findall(
+        r"^waterflow_artifact_bucket_bytes (\S+)$", cluster.api("GET", "/metrics").text, re.MULTILINE
+    )
+    assert float(stored_bytes) >= shipment.LARGE_BYTES
     _check_backup(cluster, tmp_path)
 
 

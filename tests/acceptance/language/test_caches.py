@@ -135,6 +135,9 @@ def test_later_runs_restore_by_key_and_prefix_on_their_own_branch_or_from_the_de
     emptied = watched.cluster.ctl("caches", "delete", "--all")
     assert emptied.stdout.strip() == "ops: 3 caches deleted", emptied.stderr
     assert watched.caches() == []
+    metrics = watched.cluster.api("GET", "/metrics").text
+    for line in ('lookups_total{found="key"} 2.0', 'entries_removed_total{reason="deleted"} 4.0', "entries 0.0"):
+        assert f"waterflow_cache_{line}" in metrics
 
 
 @_needs_log

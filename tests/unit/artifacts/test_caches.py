@@ -141,7 +141,7 @@ def test_what_was_not_used_for_the_longest_time_makes_room(tmp_path: Path) -> No
     assert sorted(entry.record.key for entry in caches.store.listed()) == ["a", "c"]
     caches.reopened()
     assert sorted(entry.record.key for entry in caches.store.listed()) == ["a", "c"]
-    assert caches.store.evicted == 0
+    assert not caches.store.metrics.removed
 
 
 def test_a_repository_cannot_evict_what_a_smaller_one_has(tmp_path: Path) -> None:
@@ -239,3 +239,26 @@ def test_entries_are_deleted_by_what_selects_them(caches: Caches) -> None:
 
     assert [(record.key, record.ref) for record in deleted] == [("a", MAIN)]
     assert len(caches.store.listed()) == 3
+
+
+def test_the_metrics_count_entries_what_was_found_and_what_was_removed(tmp_path: Path) -> None:
+    """The totals of entries are also correct after a restart."""
+    caches = Caches(tmp_path, CacheLimits(repository_bytes=2_500, keep_ms=1_000_000))
+    for key in ("a", "b", "c"):
+        caches.save(key, {"file": key.encode() * 1_000})
+    caches.find("c")
+    caches.find("c-2", "c")
+    caches.find("d")
+
+    metrics = caches.store.metrics
+    assert metrics.lookups == {"key": 1, "prefix": 1, "nothing": 1}
+    assert metrics.removed == {"limit": 1}
+    caches.store.delete(lambda record: record.key == "b")
+    assert metrics.removed == {"limit": 1, "deleted": 1}
+    assert (metrics.entries, metrics.stored_bytes) == (1, 1_000)
+    caches.reopened()
+    assert len(caches.store.listed()) == caches.store.metrics.entries == 1
+    assert caches.store.metrics.stored_bytes == 1_000
+    assert caches.store.expire(caches.now + 2_000_000) == 1
+    assert caches.store.metrics.removed == {"expired": 1}
+    assert (caches.store.metrics.entries, caches.store.metrics.stored_bytes) == (0, 0)

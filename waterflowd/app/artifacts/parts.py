@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from waterflowd import ports
 from waterflowd.app.artifacts.bucket import connect
 from waterflowd.app.config import Config
@@ -21,7 +23,7 @@ from waterflowd.artifacts.caches.store import CacheStore
 from waterflowd.artifacts.cleaning import ArtifactCleaner
 from waterflowd.artifacts.deletion import ArtifactDeleter
 from waterflowd.artifacts.limits import ArtifactUsage
-from waterflowd.artifacts.metrics import ArtifactMetrics
+from waterflowd.artifacts.metrics import StorageFigures
 from waterflowd.artifacts.reading import ArtifactReader
 from waterflowd.artifacts.reruns import KeptArtifacts
 from waterflowd.artifacts.server import ArtifactServer
@@ -40,7 +42,7 @@ class ArtifactParts:
     usage: Callable[[], ArtifactUsage] | None = None
     caches: CacheAdmin | None = None
     #: What metrics are made of.
-    figures: tuple[ArtifactStore, ArtifactMetrics] | None = None
+    figures: StorageFigures | None = None
     #: Run as long as the daemon.
     tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=dict)
 
@@ -71,12 +73,17 @@ def with_store(
         engine.attempts, link, clock, store, kept, requests, origins, None if bucket is None else bucket.storage
     )
     cleaner = ArtifactCleaner(store, server, clock, is_run, caches, None if bucket is None else bucket.cleaner)
+
+    def usage() -> ArtifactUsage:
+        in_bucket = None if bucket is None else bucket.storage.stored_bytes
+        return msgspec.structs.replace(store.usage(), bucket_bytes=in_bucket)
+
     return ArtifactParts(
         server=server,
         reader=ArtifactReader(store, server, kept, clock),
         deleter=ArtifactDeleter(store, server, kept, cleaner, clock),
-        usage=store.usage,
+        usage=usage,
         caches=CacheAdmin(caches, server),
-        figures=(store, server.metrics),
+        figures=StorageFigures(usage, server.metrics, caches.metrics),
         tasks={"artifacts": cleaner.run} | ({} if bucket is None else {"bucket": bucket.prepare}),
     )

@@ -26,6 +26,10 @@ class BucketCleaner:
         self._storage = storage
         self._next_at = 0.0
 
+    async def count(self) -> None:
+        """Finds out how much is stored. Raises as `round`."""
+        await self._storage.count()
+
     async def run_if_due(self) -> int:
         """A round if it is time for one, or if the bucket seems to be full; otherwise 0. Returns and raises as `round`."""
         if self._storage.problem or (time.monotonic() < self._next_at and not self._storage.is_full):

@@ -107,6 +107,11 @@ class BucketStorage:
         wanted = range(action.index, min(action.index + action.addresses, len(table)))
         return messages.BlockAddresses([self.blocks.read_address(record.scope, table.digest(at)) for at in wanted])
 
+    @property
+    def stored_bytes(self) -> int | None:
+        """Size of all blocks in the bucket; None before the first call of `count`."""
+        return self._stored_bytes
+
     def measured(self, size: int) -> None:
         """The cleaner has seen how much is stored."""
         self._stored_bytes = size
@@ -117,12 +122,17 @@ class BucketStorage:
         if self.problem:
             raise Retryable("WF322", f"artifacts cannot be stored or fetched: {self.problem}")
 
-    async def _check_total(self, size: int) -> None:
+    async def count(self) -> int:
+        """Size of all blocks in the bucket. The first call reads the tables; it raises `WaterflowError` for a lost one."""
         if self._stored_bytes is None:
             counted = await self.threads.read(self.store.bucket_bytes)
             self._stored_bytes = counted if self._stored_bytes is None else self._stored_bytes
+        return self._stored_bytes
+
+    async def _check_total(self, size: int) -> None:
+        stored = await self.count()
         try:
-            check_total(self._stored_bytes + size, self.store.limits)
+            check_total(stored + size, self.store.limits)
         except Rejected:
             # Addresses count when they are signed, whether they are used or not.
             self.is_full = True

@@ -26,6 +26,7 @@ from waterflow_agent.wire import messages
 from waterflowd.artifacts.caches.origins import RunOrigin
 from waterflowd.artifacts.caches.records import CacheRecord, CacheRecordFiles, entry_name
 from waterflowd.artifacts.limits import DAY_MS, within
+from waterflowd.artifacts.metrics import CacheMetrics
 from waterflowd.artifacts.store import ArtifactStore, disk_error
 from waterflowd.model.ids import RunId
 
@@ -62,7 +63,7 @@ class CacheStore:
         self._records = CacheRecordFiles(artifacts.root)
         #: By scope and name; read at the first use.
         self._scopes: dict[str, dict[str, CacheEntry]] | None = None
-        self.evicted = 0
+        self.metrics = CacheMetrics()
 
     def begin(self, origin: RunOrigin, action: messages.BeginCache) -> bool:
         """Whether an entry would be stored; False if its key exists. Raises `Rejected` WF330, `Retryable` WF302."""
@@ -101,6 +102,7 @@ class CacheStore:
         except OSError as error:
             raise disk_error(error) from error
         self._entries(origin.scope)[record.name] = CacheEntry(record, now)
+        self._count(record, 1)
         self._evict(record)
         return True
 
@@ -111,11 +113,13 @@ class CacheStore:
             if now - entry.used_at >= self.limits.keep_ms:
                 continue
             if not self._is_complete(record):
-                self._drop(record, "its content is missing or damaged")
+                self._drop_damaged(record)
                 continue
             entry.used_at = now
             self._records.use(record, now)
+            self.metrics.lookups["key" if record.key == action.keys[0] else "prefix"] += 1
             return record
+        self.metrics.lookups["nothing"] += 1
         return None
 
     def read(self, origin: RunOrigin, action: messages.ReadCacheBlock) -> CacheRecord:
@@ -134,7 +138,7 @@ class CacheStore:
         """Removes the selected entries, and returns them."""
         found = [entry.record for entry in self.listed() if select(entry.record)]
         for record in found:
-            self._remove(record)
+            self._remove(record, "deleted")
         return found
 
     def expire(self, now: int) -> int:
@@ -142,7 +146,7 @@ class CacheStore:
         before = now - self.limits.keep_ms
         found = [entry.record for entry in self.listed() if entry.used_at <= before]
         for record in found:
-            self._drop(record, "it was not used for longer than caches.keep")
+            self._drop(record, "expired", "it was not used for longer than caches.keep")
         return len(found)
 
     def of_scope(self, scope: str) -> list[CacheRecord]:
@@ -154,7 +158,7 @@ class CacheStore:
         try:
             return self._artifacts.used([record])
         except WaterflowError:
-            self._drop(record, "its content is missing or damaged")
+            self._drop_damaged(record)
             return set()
 
     # Entries ----------------------------------------------------------------------------------------------------------
@@ -165,7 +169,13 @@ class CacheStore:
                 scope: {record.name: CacheEntry(record, used_at) for record, used_at in self._records.of_scope(scope)}
                 for scope in self._records.scopes()
             }
+            for entry in self.listed():
+                self._count(entry.record, 1)
         return self._scopes
+
+    def _count(self, record: CacheRecord, change: int) -> None:
+        self.metrics.entries += change
+        self.metrics.stored_bytes += change * record.size
 
     def _entries(self, scope: str) -> dict[str, CacheEntry]:
         return self._all().setdefault(scope, {})
@@ -173,7 +183,7 @@ class CacheStore:
     def _existing(self, origin: RunOrigin, action: messages.BeginCache | messages.CommitCache) -> CacheEntry | None:
         entry = self._entries(origin.scope).get(entry_name(origin.source, origin.refs[0], action.version, action.key))
         if entry is not None and not self._is_complete(entry.record):
-            self._drop(entry.record, "its content is missing or damaged")
+            self._drop_damaged(entry.record)
             return None
         return entry
 
@@ -210,27 +220,31 @@ class CacheStore:
     def _evict(self, new: CacheRecord) -> None:
         own = self._entries(new.scope)
         while _size(own) > self.limits.repository_bytes or len(own) > ENTRIES_MAX:
-            self._drop(_oldest(own, new), f"the repository has reached {_OF_REPOSITORY}")
+            self._drop(_oldest(own, new), "limit", f"the repository has reached {_OF_REPOSITORY}")
         while sum(map(_size, self._all().values())) > self.limits.total_bytes:
             has_others = [entries for entries in self._all().values() if set(entries) - {new.name}]
             largest = max(has_others, key=_size)
-            self._drop(_oldest(largest, new), "all caches have reached caches.max-bytes")
+            self._drop(_oldest(largest, new), "limit", "all caches have reached caches.max-bytes")
 
-    def _drop(self, record: CacheRecord, reason: str) -> None:
-        self._remove(record)
-        self.evicted += 1
+    def _drop_damaged(self, record: CacheRecord) -> None:
+        self._drop(record, "damaged", "its content is missing or damaged")
+
+    def _drop(self, record: CacheRecord, reason: str, explanation: str) -> None:
+        self._remove(record, reason)
         logger.info(
             "cache %s of %s removed: %s (%d bytes)",
             record.key,
             record.ref,
-            reason,
+            explanation,
             record.size,
             extra={"repository": record.repository},
         )
 
-    def _remove(self, record: CacheRecord) -> None:
+    def _remove(self, record: CacheRecord, reason: str) -> None:
         entries = self._all().get(record.scope, {})
-        entries.pop(record.name, None)
+        if entries.pop(record.name, None) is not None:
+            self.metrics.removed[reason] += 1
+            self._count(record, -1)
         if not entries:
             self._all().pop(record.scope, None)
         self._records.remove(record)

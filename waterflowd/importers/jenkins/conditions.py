@@ -12,6 +12,7 @@ from waterflowd.importers.jenkins.values import ENVIRONMENT, NotLiteral, argumen
 _TRIGGERS = {"TimerTrigger": "schedule", "UserIdCause": "workflow_dispatch", "SCMTrigger": "push"}
 #: Settings of `when` about the moment of its evaluation.
 _MOMENTS = ("beforeAgent", "beforeInput", "beforeOptions")
+_ONE_WILDCARD = re.compile(r"([^*?\[{]*)(\*{1,2})([^*?\[{]*)")
 _COMPARISON = re.compile(r"(?P<left>.+?)\s*(?P<operator>==|!=)\s*(?P<right>.+)", re.DOTALL)
 
 
@@ -28,7 +29,7 @@ def _all(statements: list[Statement], operator: str, decide: Callable[[str], Non
 def _of(statement: Statement, decide: Callable[[str], None]) -> str:
     match statement.name:
         case "not":
-            return f"!({_all(statement.block or [], ' && ', decide)})"
+            return _not(statement.block or [], decide)
         case "allOf":
             return _all(statement.block or [], " && ", decide)
         case "anyOf":
@@ -38,6 +39,15 @@ def _of(statement: Statement, decide: Callable[[str], None]) -> str:
     except NotLiteral as error:
         decide(f"when has no counterpart for {error}, so it is false")
         return "false"
+
+
+def _not(statements: list[Statement], decide: Callable[[str], None]) -> str:
+    undecided: list[str] = []
+    negated = _all(statements, " && ", undecided.append)
+    for text in undecided:
+        decide(text)
+    # What cannot be computed must not run a stage.
+    return "false" if undecided else f"!({negated})"
 
 
 def _simple(statement: Statement) -> str:
@@ -65,14 +75,20 @@ def _simple(statement: Statement) -> str:
 
 
 def _pattern(field: str, pattern: str) -> str:
+    """A pattern as in Ant: `*` is within one part of a path, `**` in the place of a part is any number of parts."""
     if not re.search(r"[*?\[{]", pattern):
         return f"{field} == {_literal(pattern)}"
-    head = re.fullmatch(r"([^*?\[{]+)\*{1,2}", pattern)
-    if head:
-        return f"startsWith({field}, {_literal(head[1])})"
-    if pattern in ("*", "**"):
-        return f"{field} != ''"
-    raise NotLiteral(pattern)
+    found = _ONE_WILDCARD.fullmatch(pattern)
+    if not found or (found[1] and found[3]):
+        raise NotLiteral(pattern)
+    head, stars, tail = found.groups()
+    if stars == "**" and not tail and (not head or head.endswith("/")):
+        return f"startsWith({field}, {_literal(head)})" if head else f"{field} != ''"
+    if stars == "**" and tail.startswith("/"):
+        raise NotLiteral(pattern)
+    parts = [f"startsWith({field}, {_literal(head)})"] if head else []
+    parts += [f"endsWith({field}, {_literal(tail)})"] if tail else []
+    return " && ".join([*parts, f"len(split({field}, '/')) == {pattern.count('/') + 1}"])
 
 
 def translated(source: str) -> str:

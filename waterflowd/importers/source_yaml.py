@@ -52,6 +52,10 @@ class YamlSource:
         assert isinstance(root, Mapping)
         return root.entries[_LIST_KEY].value if self._is_list else root
 
+    def mentions(self, word: str) -> bool:
+        """Return whether the text contains a word."""
+        return re.search(rf"\b{re.escape(word)}\b", self._text) is not None
+
     def tag_of(self, node: Node) -> str:
         """Return the tag that is written in front of a value, such as `!reference`."""
         found = re.compile(r"![A-Za-z0-9_/:.-]+").match(self._document.text, node.start)

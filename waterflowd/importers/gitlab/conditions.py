@@ -202,8 +202,6 @@ class _Parser:
             return name, variables.PREDEFINED[name]
         if name in self._values and "$" not in self._values[name]:
             return name, quoted(self._values[name])
-        if name == "CI_DEFAULT_BRANCH":
-            return name, "'main'"
         raise Untranslatable(f"${name} has no counterpart here")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from waterflowd.importers import generated, writing
@@ -15,6 +16,8 @@ from waterflowd.model.plan import Json
 
 _DEFAULT_STAGES = ["build", "test", "deploy"]
 _SCHEDULES = "schedules are settings of the project on GitLab: write each of them under on.schedule"
+_DEFAULT_BRANCH = "CI_DEFAULT_BRANCH"
+_ORIGIN_HEAD = re.compile(r"ref: refs/remotes/origin/([A-Za-z0-9._/-]+)\s*$")
 _UNDEFINED = (
     "nothing in the file sets {0}: for variables in the settings of the project, store them as secrets, and write"
     " NAME: ${{{{ secrets.NAME }}}} in env"
@@ -48,7 +51,22 @@ class _Writer:
         taken = Names()
         ids = {job.name: taken.take(slug(job.name)) for job in pipeline.jobs}
         values = variables.plain_values(pipeline.variables)
+        #: The comment of the variable with the default branch.
+        self._about_default_branch: list[str] = []
+        if _DEFAULT_BRANCH not in values and any(source.mentions(_DEFAULT_BRANCH) for source in pipeline.sources):
+            values[_DEFAULT_BRANCH] = self._default_branch()
         self._context = JobContext(imported=imported, group=origin.group, variables=values, ids=ids)
+
+    def _default_branch(self) -> str:
+        """The default branch of the clone; else a guess, which is a decision."""
+        head = (self._origin.read(".git/refs/remotes/origin/HEAD") or b"").decode("utf-8", "replace")
+        found = _ORIGIN_HEAD.match(head)
+        if found:
+            self._imported.change(self._path, 0, f"{_DEFAULT_BRANCH} is set in env: {found[1]}, as in this clone")
+            return found[1]
+        text = f"{_DEFAULT_BRANCH}, also in conditions, is main; change both if the default branch has another name"
+        self._about_default_branch = [self._imported.decide(self._path, 0, text)]
+        return "main"
 
     def write(self, name: str) -> None:
         pipeline, context = self._pipeline, self._context
@@ -64,7 +82,8 @@ class _Writer:
         workflow.set("on", {"push": None, "workflow_dispatch": None}, *self._about_workflow(), schedule)
         env = self._environment()
         if env.entries:
-            comments = pipeline.top["variables"].source.comments_at(pipeline.top["variables"].entry.key)
+            place = pipeline.top.get("variables")
+            comments = [] if place is None else place.source.comments_at(place.entry.key)
             workflow.set("env", env, *comments)
         workflow.set("jobs", written)
         heading = [f"Imported from {', '.join(dict.fromkeys(source.path for source in pipeline.sources))}."]
@@ -126,6 +145,8 @@ class _Writer:
             others = {key: value for key, value in values.items() if key != name}
             is_here = place is not None and name in entries
             comments = place.source.comments_at(entries[name].key) if place is not None and is_here else []
+            if name == _DEFAULT_BRANCH:
+                comments = [*comments, *self._about_default_branch]
             block.set(name, variables.expanded(text, others, self._context.undefined), *comments)
         return block
 

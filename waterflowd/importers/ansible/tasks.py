@@ -104,14 +104,14 @@ class TaskWriter:
         task = entries_of(item)
         if not task:
             raise Untranslatable("it is not a mapping")
-        unknown = [key for key in task if key in _UNKNOWN_KEYS]
+        unknown = [key for key in task if key in _UNKNOWN_KEYS and not _has_no_effect(key, task, source)]
         if unknown:
             raise Untranslatable(f"{', '.join(unknown)}")
         inside = self._place(task, source, item, place, comments)
         if "block" in task:
             self._block(task, source, steps, inside, comments)
             return
-        found = [key for key in task if key not in _KEYS]
+        found = [key for key in task if key not in _KEYS | _UNKNOWN_KEYS]
         if len(found) != 1:
             raise Untranslatable(f"it has {len(found)} modules: {', '.join(found)}" if found else "it has no module")
         name = modules.short_name(found[0])
@@ -265,6 +265,9 @@ class TaskWriter:
         if "tags" in task:
             tags = ", ".join(texts_of(value_of(task["tags"].value)))
             self.imported.change(source.path, source.line(item), f"tags {tags} are left out")
+        for key in task.keys() & _UNKNOWN_KEYS:
+            text = f"{key} is left out, because nothing depends on it: {writing.flow_text(value_of(task[key].value))}"
+            self.imported.change(source.path, source.line(item), text)
         return notes
 
     def _remember(self, task: dict[str, Entry], step: dict[str, Json], block: writing.Block) -> None:
@@ -349,3 +352,10 @@ def source_text(item: Node, source: YamlSource) -> str:
     return "\n".join(source.source_of(entry) for entry in entries_of(item).values()) or writing.flow_text(
         value_of(item)
     )
+
+
+def _has_no_effect(key: str, task: dict[str, Entry], source: YamlSource) -> bool:
+    """Whether a key changes nothing: whether a task has changed something matters for handlers, and where it is asked for."""
+    if key == "changed_when":
+        return "notify" not in task and not ("register" in task and source.mentions("changed"))
+    return key in ("check_mode", "diff")

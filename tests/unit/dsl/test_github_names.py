@@ -140,7 +140,7 @@ def test_a_secret_in_a_variable_can_be_passed_on(language: Language) -> None:
 def test_a_secret_is_not_passed_to_a_composite_step_that_computes_with_it(
     language: Language, step: str, use: str, name: str, at: str
 ) -> None:
-    """As an input or in a variable; the error is at the call, also where the value has gone through other names."""
+    """As an input or in a variable; the error is at the call, also where the value came through other names."""
     inputs = "inputs: {token: {}}\nsteps:\n"
     files = {
         "steps/go/action.yml": f"{inputs}    - {step.replace('NAME', name)}",

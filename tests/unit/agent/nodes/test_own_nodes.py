@@ -312,7 +312,7 @@ async def test_installed_packages_can_provide_nodes(tmp_path: Path, monkeypatch:
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     environment = {"PATH": os.environ["PATH"]}
-    monkeypatch.setattr("waterflow_agent.nodes.node_process.PACKAGE", f"{Path(check.__file__).parents[2]}:{tmp_path}")
+    monkeypatch.setattr("waterflow_agent.nodes.node_process._PACKAGE", f"{Path(check.__file__).parents[2]}:{tmp_path}")
     catalog = NodeCatalog([str(tmp_path / "nodes")], environment)
 
     await catalog.refresh()

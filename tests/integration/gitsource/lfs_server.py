@@ -81,7 +81,7 @@ class LfsServer:
 
     def _object(self, oid: str, headers: Message) -> Answer:
         if self.moved_to:
-            return 302, {"Location": f"{self.moved_to}{LFS_CONTENTS}{oid}"}, b""
+            return 302, {"Location": f"{self.moved_to}{LFS_CONTENTS}{oid}"}, b"moved to another server"
         if self.token and headers["X-Lfs-Token"] != self.token:
             return 403, {}, b""
         self.fetched.append(oid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -304,18 +305,20 @@ async def test_many_files_are_asked_for_in_batches(served: Served) -> None:
 @pytest.mark.parametrize("is_redirected", [False, True])
 async def test_a_storage_service_gets_no_credentials(plain: Served, tmp_path: Path, is_redirected: bool) -> None:
     """Contents may be on another server; the token is for the repository's own, and the action's header for its address."""
-    plain.lfs.add(b"one")
     with http_storage(tmp_path / "storage") as (storage, address):
-        storage.add(b"one")
+        for content in (b"one", b"two"):
+            plain.lfs.add(content)
+            storage.add(content)
         if is_redirected:
             plain.lfs.moved_to = address
         else:
             plain.lfs.storage = address
-        directory = await plain.check_out(await plain.push(b"one"))
-        assert (directory / "0.bin").read_bytes() == b"one"
-        [headers] = storage.headers
-        assert "Authorization" not in headers
-        assert ("X-Lfs-Token" in headers) is not is_redirected
+        directory = await plain.check_out(await plain.push(b"one", b"two"))
+        assert [(directory / f"{number}.bin").read_bytes() for number in (0, 1)] == [b"one", b"two"]
+        assert len(storage.headers) == 2
+        for headers in storage.headers:
+            assert "Authorization" not in headers
+            assert ("X-Lfs-Token" in headers) is not is_redirected
 
 
 async def test_an_address_that_is_not_https_is_refused(served: Served, tmp_path: Path) -> None:
@@ -325,7 +328,7 @@ async def test_an_address_that_is_not_https_is_refused(served: Served, tmp_path:
         served.lfs.storage = address
         with pytest.raises(Stalled, match="names an address that is not used") as error:
             await served.check_out(await served.push(b"one"))
-        assert (error.value.code, storage.headers) == (codes.URL_REFUSED, [])
+        assert (error.value.code, storage.headers, "lfs-objects" in error.value.text) == (codes.URL_REFUSED, [], False)
 
 
 async def test_the_file_lfsconfig_is_not_followed(served: Served) -> None:
@@ -334,6 +337,17 @@ async def test_the_file_lfsconfig_is_not_followed(served: Served) -> None:
     served.remote.work.pushed({".lfsconfig": "[lfs]\n\turl = https://evil.example.org/lfs\n"})
     directory = await served.check_out(await served.push(b"one"))
     assert (directory / "0.bin").read_bytes() == b"one"
+
+
+async def test_an_answer_with_null_for_what_is_left_out_is_understood(served: Served) -> None:
+    """Some servers write every field."""
+    served.lfs.add(b"one")
+    served.lfs.token = ""
+    oid = hashlib.sha256(b"one").hexdigest()
+    action = {"href": f"{served.server.url('lfs-objects')}/{oid}", "header": None, "expires_at": None}
+    item = {"oid": oid, "size": 3, "actions": {"download": action, "upload": None}, "error": None}
+    served.lfs.instead = (200, json.dumps({"transfer": None, "objects": [item]}).encode())
+    assert ((await served.check_out(await served.push(b"one"))) / "0.bin").read_bytes() == b"one"
 
 
 async def test_a_content_that_the_server_does_not_have_is_named(served: Served) -> None:

@@ -43,9 +43,12 @@ _CONNECT_S, _SILENCE_S = 20.0, 60.0
 _TYPE = "application/vnd.git-lfs+json"
 
 
+# Servers write null for what they leave out.
+
+
 class _Action(msgspec.Struct):
     href: str
-    header: dict[str, str] = {}
+    header: dict[str, str] | None = None
 
 
 class _Actions(msgspec.Struct):
@@ -54,7 +57,7 @@ class _Actions(msgspec.Struct):
 
 class _Error(msgspec.Struct):
     code: int = 0
-    message: str = ""
+    message: str | None = None
 
 
 class _Object(msgspec.Struct):
@@ -65,7 +68,7 @@ class _Object(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     objects: list[_Object] = []
-    transfer: str = "basic"
+    transfer: str | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +102,7 @@ class LfsServer:
         for start in range(0, len(files), BATCH_MAX):
             batch = files[start : start + BATCH_MAX]
             for large, action in zip(batch, self._actions(batch), strict=True):
-                response = self._request("GET", action.href, action.header)
+                response = self._request("GET", action.href, action.header or {})
                 try:
                     self._check(response.status, action.href, is_content=True)
                     stored.append(write(large, target, lambda response=response: self._chunks(response)))  # type: ignore[misc]
@@ -124,14 +127,14 @@ class LfsServer:
             answer = msgspec.json.decode(content, type=_Answer)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise _failed(f"{self._own.authority} does not answer as a Git LFS server") from error
-        if answer.transfer != "basic":
+        if answer.transfer not in (None, "", "basic"):
             raise _failed(f"{self._own.authority} does not offer the transfer that every Git LFS client supports")
         found = {item.oid: item for item in answer.objects}
         return [self._action(large, found.get(large.oid)) for large in files]
 
     def _action(self, large: LargeFile, item: _Object | None) -> _Action:
         if item is None or item.error is not None or item.actions is None or item.actions.download is None:
-            said = item.error.message if item is not None and item.error is not None else ""
+            said = item.error.message if item is not None and item.error is not None else None
             reason = f": {escape_for_display(said, 200)}" if said else ""
             raise _failed(f"{self._own.authority} does not have the Git LFS object {large.oid[:12]}{reason}")
         return item.actions.download
@@ -154,7 +157,7 @@ class LfsServer:
             location = response.get_redirect_location()
             if not location:
                 return response
-            response.release_conn()
+            response.drain_conn()
             if method != "GET":
                 raise _failed(f"{url.authority} redirects a request to Git LFS; change the URL of the repository")
             href = urljoin(href, location)
@@ -164,8 +167,10 @@ class LfsServer:
         try:
             url = urls.parse(href, allow_http=self._allow_http)
         except Rejected as error:
+            # Without the address: it may have a signature.
+            problem = error.text.rpartition('": ')[2]
             raise FetchError(
-                codes.URL_REFUSED, f"the Git LFS server names an address that is not used: {error.text}"
+                codes.URL_REFUSED, f"the Git LFS server names an address that is not used: {problem}"
             ) from error
         if not isinstance(url, RemoteUrl) or url.scheme not in ("https", "http"):
             raise FetchError(codes.URL_REFUSED, "the Git LFS server names an address that is neither https nor http")

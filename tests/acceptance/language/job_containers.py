@@ -63,9 +63,10 @@ def started(folder: Path, *options: str) -> DockerEngine:
     return engine
 
 
-def _make_image(engine: DockerEngine, folder: Path) -> None:
+def make_files(path: Path) -> None:
+    """Writes the files of the image as a tar file."""
     busybox = os.path.realpath(str(shutil.which("busybox")))
-    with tarfile.open(folder / "image.tar", "w") as tar:
+    with tarfile.open(path, "w") as tar:
         # A directory that is only implied is closed to other users than root.
         above = tarfile.TarInfo("bin")
         above.type, above.mode = tarfile.DIRTYPE, 0o755
@@ -76,6 +77,10 @@ def _make_image(engine: DockerEngine, folder: Path) -> None:
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             if name != "busybox":
                 tar.addfile(link)
+
+
+def _make_image(engine: DockerEngine, folder: Path) -> None:
+    make_files(folder / "image.tar")
     engine("import", "--change", "CMD sleep 600", str(folder / "image.tar"), IMAGE)
 
 

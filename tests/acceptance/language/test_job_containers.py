@@ -13,12 +13,14 @@ from tests.acceptance.language.job_containers import (
     IMAGE,
     IN_CONTAINER,
     docker,
+    make_files,
     of_jobs,
     server,
     wait_for_lines,
     workflow,
 )
 from tests.integration.nodes.docker_engine import DockerEngine
+from tests.integration.nodes.image_registry import registry
 from tests.patience import PATIENCE_S, wait_until
 from waterflow_agent.nodes.containers import labels, removal
 
@@ -83,6 +85,30 @@ def test_a_service_is_reached_by_its_name_from_the_container_and_by_its_port_fro
     for run in (by_name, by_port):
         assert server.wait_for(run)["conclusion"] == "success", server.lines(run)
         wait_for_lines(server, run, "from-the-service", "the service web is healthy")
+
+
+@pytest.mark.parametrize("password", ["${{ secrets.TOKEN }}", "wrong", ""])
+def test_an_image_of_a_private_registry_needs_its_credentials(
+    server: Cluster, docker: DockerEngine, tmp_path: Path, password: str
+) -> None:
+    """They come from secrets, which are nowhere in the output; without the right ones, the registry's answer is the reason."""
+    make_files(tmp_path / "image.tar")
+    credentials = f"credentials: {{username: ci, password: '{password}'}}" if password else ""
+    with registry() as images:
+        images.go_on.set()
+        images.login = "ci:a-secret-of-the-job"
+        images.make((tmp_path / "image.tar").read_bytes(), Cmd=["sleep", "600"])
+        container = f"    container:\n      image: {images.image}\n      {credentials}\n"
+        run = server.start(workflow("      - run: test -L /bin/sh && echo inside\n", container))
+        found = server.wait_for(run)
+
+    if "secrets" in password:
+        assert found["conclusion"] == "success", server.lines(run)
+        wait_for_lines(server, run, "inside")
+    else:
+        text = str(found["jobs"][0]["reason"]["text"])
+        assert "authentication required" in text or "no basic auth credentials" in text, text
+    assert "a-secret-of-the-job" not in str(server.lines(run))
 
 
 def test_an_unhealthy_service_fails_the_job_and_shows_its_log(server: Cluster, docker: DockerEngine) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import tarfile
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from tests.integration.transfer.transfer_harness import Request, served
 _TYPES = "application/vnd.docker"
 _MANIFEST = f"{_TYPES}.distribution.manifest.v2+json"
 _UNKNOWN = b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown", "detail": {}}]}'
+_DENIED = b'{"errors": [{"code": "UNAUTHORIZED", "message": "authentication required", "detail": {}}]}'
 #: Large enough that the first half does not stay in a buffer.
 _LAYER_BYTES = 1 << 20
 
@@ -27,7 +29,10 @@ def _digest(content: bytes) -> str:
 
 
 class Registry:
-    """The registry's content and its progress. With `is_spoiled`, the layer does not match the manifest."""
+    """The registry's content and its progress. With `is_spoiled`, the layer does not match the manifest.
+
+    With a `login` (`user:password`) it has nothing for anybody else.
+    """
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -36,6 +41,7 @@ class Registry:
         #: Set when the client disconnects during the layer.
         self.is_left = threading.Event()
         self.is_spoiled = False
+        self.login = ""
         self.address = ""
         self.make()
 
@@ -49,21 +55,15 @@ class Registry:
         """The digest of the image, which no other image has."""
         return _digest(self._manifest)
 
-    def make(self) -> None:
-        """Creates a new image; each call creates a different one."""
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as tar:
-            member = tarfile.TarInfo("noise")
-            member.size = _LAYER_BYTES
-            # Incompressible content, so that half of the layer is half a megabyte.
-            tar.addfile(member, io.BytesIO(os.urandom(_LAYER_BYTES)))
-        plain = packed.getvalue()
+    def make(self, content: bytes | None = None, **config: object) -> None:
+        """Creates a new image from a tar file; without one each call creates a different image, which cannot be run."""
+        plain = _noise() if content is None else content
         self._layer = gzip.compress(plain)
-        config = json.dumps(
+        described = json.dumps(
             {
                 "architecture": "amd64",
                 "os": "linux",
-                "config": {},
+                "config": config,
                 "rootfs": {"type": "layers", "diff_ids": [_digest(plain)]},
             }
         ).encode()
@@ -71,14 +71,17 @@ class Registry:
             {
                 "schemaVersion": 2,
                 "mediaType": _MANIFEST,
-                "config": _part(f"{_TYPES}.container.image.v1+json", config),
+                "config": _part(f"{_TYPES}.container.image.v1+json", described),
                 "layers": [_part(f"{_TYPES}.image.rootfs.diff.tar.gzip", self._layer)],
             }
         ).encode()
-        self._found = {_digest(content): content for content in (self._layer, config, self._manifest)}
+        self._found = {_digest(content): content for content in (self._layer, described, self._manifest)}
 
     def answer(self, request: Request) -> None:
         """Implements the part of the protocol that a pull needs."""
+        if self.login and request.headers.get("authorization") != f"Basic {b64encode(self.login.encode()).decode()}":
+            request.reply(401, _DENIED, Content_Type="application/json", WWW_Authenticate='Basic realm="images"')
+            return
         name = request.path.rpartition("/")[2]
         content = self._manifest if request.path == "/v2/shop/web/manifests/1" else self._found.get(name)
         if request.path == "/v2/":
@@ -106,6 +109,16 @@ class Registry:
             raise
         rest = self._layer[sent:]
         request.wfile.write(bytes(len(rest)) if self.is_spoiled else rest)
+
+
+def _noise() -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        member = tarfile.TarInfo("noise")
+        member.size = _LAYER_BYTES
+        # Incompressible content, so that half of the layer is half a megabyte.
+        tar.addfile(member, io.BytesIO(os.urandom(_LAYER_BYTES)))
+    return packed.getvalue()
 
 
 def _part(kind: str, content: bytes) -> dict[str, object]:

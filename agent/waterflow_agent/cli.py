@@ -225,7 +225,7 @@ def _rendered(status: Any) -> str:
 
 def _docker(found: Any) -> str:
     if found is None:
-        return "not looked for yet"
+        return "not known before the enrollment"
     return f"jobs cannot have containers: {found.problem}" if found.problem else f"engine {found.version}"
 
 

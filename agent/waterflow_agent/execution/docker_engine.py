@@ -49,14 +49,14 @@ class DockerEngineMonitor:
         self._environment = environment
         self._clock = clock
         self._address = environment.get("DOCKER_HOST") or probe.DEFAULT_ADDRESS
-        self._found: DockerEngine | None = None
+        self._found = DockerEngine("", "the agent has not looked for a Docker engine yet")
         self._asked: tuple[int, int] | None = None
         self._due_at = 0
         self._failures = 0
 
     @property
-    def found(self) -> DockerEngine | None:
-        """What is known of the engine; None before the first look at it."""
+    def found(self) -> DockerEngine:
+        """What is known of the engine."""
         return self._found
 
     async def refresh(self) -> None:
@@ -72,7 +72,7 @@ class DockerEngineMonitor:
             self._failures = 0
         self._report(await self._ask())
         self._asked = socket
-        self._failures = self._failures + 1 if self._found is not None and self._found.problem else 0
+        self._failures = self._failures + 1 if self._found.problem else 0
         self._due_at = self._clock.boot_ms() + round((_RETRY.delay_s(self._failures) or INTERVAL_S) * 1000)
 
     def _socket(self) -> tuple[int, int] | None:
@@ -112,6 +112,6 @@ class DockerEngineMonitor:
             return
         if found.version:
             logger.info("jobs can have containers: Docker engine %s", found.version)
-        elif self._found is not None and self._found.version:
+        elif self._found.version:
             logger.warning("jobs cannot have containers any longer: %s", found.problem)
         self._found = found

@@ -56,7 +56,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
     #: The nodes of this server that are not built in.
     nodes: list[OwnNode] = []
-    #: None before the first look at it.
+    #: None before the enrollment.
     docker: DockerEngine | None = None
     #: Of the server's key that this agent uses.
     server_fingerprint: str = ""

@@ -41,10 +41,14 @@ def own_engine(tmp_path: Path) -> Iterator[DockerEngine]:
 
 
 def engine_of(cluster: Cluster, agent: str) -> dict[str, Any]:
-    """Returns what the agent has reported about its engine."""
-    rows = cluster.api("GET", "/v1/agents").json()["agents"]
-    found: dict[str, Any] = next(row["docker"] for row in rows if row["name"] == agent)
-    return found
+    """Returns what the agent has reported about its engine, which is in its first session unless the machine is very busy."""
+
+    def looked() -> dict[str, Any] | None:
+        rows = cluster.api("GET", "/v1/agents").json()["agents"]
+        found: dict[str, Any] = next(row["docker"] for row in rows if row["name"] == agent)
+        return None if "has not looked" in found["problem"] else found
+
+    return wait_until(looked, f"{agent} to look for an engine")
 
 
 def waits_for_an_engine(cluster: Cluster, run: str) -> str | None:

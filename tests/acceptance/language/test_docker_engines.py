@@ -202,7 +202,10 @@ def test_an_engine_that_the_user_of_steps_may_not_use_does_not_count(
 def test_steps_of_a_user_without_rights_use_containers_and_leave_nothing_behind(
     empty_cluster: Cluster, tmp_path: Path
 ) -> None:
-    """Only the users of steps need the engine. What the container has written as root is theirs afterwards, and goes."""
+    """Only the users of steps need the engine. What the container has written as root is theirs afterwards, and goes.
+
+    Another user of the container could not use the directory, and the reason says which ones can.
+    """
     open_to_users_of_steps(empty_cluster)
     (tmp_path / "engine").mkdir()
     engine = started(tmp_path / "engine", "--group", "nogroup")
@@ -222,5 +225,13 @@ def test_steps_of_a_user_without_rights_use_containers_and_leave_nothing_behind(
         (kept,) = (empty_cluster.agent_dir("box-1") / "work" / ".kept").glob("*/*")
         wait_until(lambda: {os.stat(path).st_uid for path in kept.rglob("*")} == {65534}, "the files to change hands")
         assert kept.stat().st_uid == os.geteuid()
+
+        container = f"    container: {{image: {IMAGE}, options: --user 4242}}\n"
+        other = empty_cluster.start(workflow("      - run: echo never\n", container))
+        assert empty_cluster.wait_for(other)["conclusion"] == "failure"
+        text = str(empty_cluster.run(other)["jobs"][0]["reason"]["text"])
+        assert "runs as user 4242, who cannot use the job's directory" in text, text
+        assert "options: --user 65534" in text, text
+        wait_until(lambda: not of_jobs(engine), "the containers to go")
     finally:
         engine.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shlex
 import sys
 import threading
@@ -22,6 +23,7 @@ from docker import errors, utils
 from urllib3.exceptions import HTTPError
 
 from waterflow_agent.nodes import commands, schema
+from waterflow_agent.nodes.containers import probe
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.parameter_values import duration_s
 
@@ -37,7 +39,8 @@ def _connect() -> docker.DockerClient:
         client = docker.from_env(timeout=600)
         client.ping()
     except (errors.DockerException, OSError) as error:
-        text = f"cannot connect to the Docker engine on this server: {_words(error)}"
+        address = os.environ.get("DOCKER_HOST") or probe.DEFAULT_ADDRESS
+        text = f"cannot connect to the Docker engine at {address}: {_words(error)}"
         raise NodeFailure(text, may_retry=True) from error
     return client
 
@@ -45,6 +48,12 @@ def _connect() -> docker.DockerClient:
 def _words(error: Exception) -> str:
     if isinstance(error, errors.APIError) and error.explanation:
         return str(error.explanation)
+    # The libraries below the SDK wrap the error of the socket, which alone says something to a person.
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
     return str(error)
 
 

@@ -95,7 +95,8 @@ def test_a_refusal_of_the_engine_is_one_clear_message(engine: str, tmp_path: Pat
     assert "quotation" in run("docker/exec", tmp_path, engine, command="docker run 'x").text
     refused = run("docker/stop", tmp_path, "unix:///tmp/no-engine-here.sock", container="x")
     assert refused.exit_code == 75
-    assert "cannot connect to the Docker engine" in refused.text
+    text = "cannot connect to the Docker engine at unix:///tmp/no-engine-here.sock: No such file or directory"
+    assert text in refused.text
 
 
 def test_an_existing_image_is_pulled_only_on_request(engine: str, tmp_path: Path) -> None:

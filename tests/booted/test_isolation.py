@@ -153,6 +153,8 @@ echo "value=1" >>"$WATERFLOW_OUTPUT"
         assert printed(machine, workflow(script, job="    user: deploy\n")) == ["deploy", "deploy"]
 
         assert "steps may not run as user root" in failure(machine, workflow("id", job="    user: root\n"))
+        # An agent looks for such directories when it starts, and then once a minute.
+        machine.systemctl("restart", "waterflow-agent.service")
         wait_until(lambda: machine.run("find", f"{DATA}/work", "-name", "er").stdout == "", "the directory to go")
     assert "root:" in machine.run("cat", "/etc/passwd").stdout
 

@@ -213,9 +213,11 @@ async def test_a_frozen_process_is_replaced(tmp_path: Path, monkeypatch: pytest.
         pid = link.dispatch.pids[0]
         # A second sign of life, from which on the short limit counts.
         await asyncio.sleep(0.3)
-        os.kill(pid, signal.SIGSTOP)
+        # On a very busy machine it may have been silent for too long already.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
 
-        await until(lambda: link.dispatch.counters["port_restarts"] == 1)
+        await until(lambda: link.dispatch.counters["port_restarts"] >= 1)
         again = link.peer(pair=(agent.public, agent.secret))
         await again.open()
 

@@ -65,3 +65,16 @@ def cluster(empty_cluster: Cluster) -> Cluster:
     empty_cluster.add_agent("web-1", "web")
     empty_cluster.add_agent("web-2", "web")
     return empty_cluster
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory, make_cluster: MakeCluster) -> Iterator[Cluster]:
+    """Such a cluster for tests that leave its processes running."""
+    made = make_cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        made.start_daemon()
+        made.add_agent("web-1", "web")
+        made.add_agent("web-2", "web")
+        yield made
+    finally:
+        made.close()

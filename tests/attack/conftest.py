@@ -31,6 +31,19 @@ def arena(empty_arena: Arena) -> Arena:
     return empty_arena
 
 
+@pytest.fixture(scope="module")
+def shared_arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    """Such an arena for tests that leave its processes running, and none of their own."""
+    made = Arena(tmp_path_factory.mktemp("arena"))
+    try:
+        made.start_daemon()
+        made.add_agent("web-1", "web")
+        made.add_agent("web-2", "web")
+        yield made
+    finally:
+        made.close()
+
+
 @pytest.fixture
 def nightly() -> None:
     """Skips tests that take too long for a daily run."""

@@ -53,32 +53,34 @@ sleep 997"""
 
 
 @pytest.mark.parametrize(("script", "stop"), [(DEAF, "SIGTERM"), (FORKS, "SIGTERM"), (DEAF, "SIGINT")])
-def test_a_step_that_ignores_its_stop_signal_is_killed_with_its_children(arena: Arena, script: str, stop: str) -> None:
+def test_a_step_that_ignores_its_stop_signal_is_killed_with_its_children(
+    shared_arena: Arena, script: str, stop: str
+) -> None:
     """After the grace period every process is gone, whether it forked, left its session or ignores signals."""
-    run = arena.start(job(script, keys=f"stop: {{signal: {stop}, grace: 300ms}}"))
-    arena.lines(run, count=1)
+    run = shared_arena.start(job(script, keys=f"stop: {{signal: {stop}, grace: 300ms}}"))
+    shared_arena.lines(run, count=1)
 
-    answer = arena.api("POST", f"/v1/runs/{run}/cancel", json={})
+    answer = shared_arena.api("POST", f"/v1/runs/{run}/cancel", json={})
 
     assert answer.status_code in (200, 202), answer.text
-    assert arena.wait_for(run)["conclusion"] == "cancelled"
-    assert not arena.steps(), "processes were left behind"
-    all_alive(arena)
+    assert shared_arena.wait_for(run)["conclusion"] == "cancelled"
+    assert not shared_arena.steps(), "processes were left behind"
+    all_alive(shared_arena)
 
 
-def test_a_daemonized_child_that_keeps_the_output_open_does_not_block_the_step(arena: Arena) -> None:
+def test_a_daemonized_child_that_keeps_the_output_open_does_not_block_the_step(shared_arena: Arena) -> None:
     """The step ends when its main process ends; the orphan is named, and stopped with the job."""
     script = "(setsid sh -c 'while :; do sleep 0.1; done' &)\nsetsid sleep 996 &\necho mine"
-    run = arena.start(job(script, keys="stop: {grace: 300ms}"))
+    run = shared_arena.start(job(script, keys="stop: {grace: 300ms}"))
 
-    found = arena.wait_for(run)
+    found = shared_arena.wait_for(run)
 
     assert found["conclusion"] == "success"
-    mine, named = arena.lines(run, count=2)
+    mine, named = shared_arena.lines(run, count=2)
     assert mine == "mine"
     assert named.startswith("waterflow: still running until the job ends: ")
     assert named.endswith(" s old)")
-    wait_until(lambda: not arena.steps(), "the orphans to end with the job")
+    wait_until(lambda: not shared_arena.steps(), "the orphans to end with the job")
 
 
 def test_a_timeout_ends_a_fork_bomb(arena: Arena) -> None:
@@ -141,35 +143,35 @@ def test_a_step_that_kills_agent_and_runner_is_lost_and_the_next_one_runs(arena:
     assert arena.wait_for(arena.start(job("echo fine")))["conclusion"] == "success"
 
 
-def test_a_stopped_step_is_ended_by_its_timeout(arena: Arena) -> None:
+def test_a_stopped_step_is_ended_by_its_timeout(shared_arena: Arena) -> None:
     """A step that stops itself (SIGSTOP) cannot handle signals; it is killed after the grace period."""
-    run = arena.start(job("kill -STOP $$", keys="timeout-minutes: 0.01\nstop: {grace: 200ms}"))
+    run = shared_arena.start(job("kill -STOP $$", keys="timeout-minutes: 0.01\nstop: {grace: 200ms}"))
 
-    assert step(arena.wait_for(run))["conclusion"] == "timed-out"
-    assert not arena.steps()
+    assert step(shared_arena.wait_for(run))["conclusion"] == "timed-out"
+    assert not shared_arena.steps()
 
 
-def test_thirty_cancels_at_random_moments_each_end_once(arena: Arena) -> None:
+def test_thirty_cancels_at_random_moments_each_end_once(shared_arena: Arena) -> None:
     """Whenever the cancel arrives, each run is cancelled or succeeds exactly once and leaves no process."""
     dice = random.Random(SEED)
     print(f"WATERFLOW_SEED={SEED}")
     runs = []
     for number in range(30):
-        run = arena.start(job(f"echo begin\nsleep {dice.uniform(0, 0.3):.3f}\necho end", name=f"j{number}"))
+        run = shared_arena.start(job(f"echo begin\nsleep {dice.uniform(0, 0.3):.3f}\necho end", name=f"j{number}"))
         time.sleep(dice.uniform(0, 0.4))
-        answer = arena.api("POST", f"/v1/runs/{run}/cancel", json={"force": dice.random() < 0.3})
+        answer = shared_arena.api("POST", f"/v1/runs/{run}/cancel", json={"force": dice.random() < 0.3})
         assert answer.status_code in (200, 202, 409), answer.text
         runs.append(run)
     for run in runs:
-        found = arena.wait_for(run)
+        found = shared_arena.wait_for(run)
         assert found["conclusion"] in ("cancelled", "success"), found
-        events = arena.judge.events(run)
+        events = shared_arena.judge.events(run)
         assert [row["type"] for row in events].count("run-completed") == 1
         assert [row["seq"] for row in events] == list(range(1, len(events) + 1))
         for attempt in step(found)["attempts"]:
             assert attempt["status"] == "finished", attempt
-    assert not arena.steps()
-    rows = arena.agent_rows()
+    assert not shared_arena.steps()
+    rows = shared_arena.agent_rows()
     assert [row["slots_busy"] for row in rows] == [0, 0], "a slot was not released"
 
 
@@ -253,24 +255,24 @@ def test_very_many_short_lines_arrive_each_once(arena: Arena) -> None:
     assert memory.growth <= 64 * MIB, f"the daemon grew by {memory.growth / MIB:.1f} MiB"
 
 
-def test_binary_output_is_displayed_as_harmless_text(arena: Arena) -> None:
+def test_binary_output_is_displayed_as_harmless_text(shared_arena: Arena) -> None:
     """0xff, NUL, escape sequences, carriage returns, markup, and commands are shown as text; a command sets nothing."""
     script = (
         r"printf '\377\376\n\0nul\0\n\033]0;title\007\n\033]8;;http://x\033\\link\n'"
         "\n"
         r"printf '::set-env name=PATH::/x\n::add-mask::x\na\rb\n<script>alert(1)</script>\n\342\200\256rtl\n'"
     )
-    run = arena.start(job(script, then='      - run: echo "$PATH"\n'))
+    run = shared_arena.start(job(script, then='      - run: echo "$PATH"\n'))
 
-    assert arena.wait_for(run)["conclusion"] == "success"
-    lines = arena.lines(run, count=11)
+    assert shared_arena.wait_for(run)["conclusion"] == "success"
+    lines = shared_arena.lines(run, count=11)
 
     assert "::add-mask::***" in lines
     assert lines[0] == "\ufffd\ufffd"
     assert lines[1] == "\0nul\0"
     assert "/x" not in lines[-1].split(":"), "a line of output changed the environment"
     assert "<script>alert(1)</script>" in lines
-    displayed = arena.ctl("logs", run)
+    displayed = shared_arena.ctl("logs", run)
     assert displayed.returncode == 0, displayed.stderr
     assert "\033]" not in displayed.stdout, "an escape sequence reached the terminal"
 
@@ -278,27 +280,27 @@ def test_binary_output_is_displayed_as_harmless_text(arena: Arena) -> None:
 # The environment and files --------------------------------------------------------------------------------------------
 
 
-def test_a_removed_working_directory_fails_only_the_next_step(arena: Arena) -> None:
+def test_a_removed_working_directory_fails_only_the_next_step(shared_arena: Arena) -> None:
     """A step that removes its own directory continues, and the next step fails with a message."""
     script = 'rm -rf "$WATERFLOW_WORKSPACE"\necho gone'
-    run = arena.start(job(script, then="      - run: pwd\n"))
+    run = shared_arena.start(job(script, then="      - run: pwd\n"))
 
-    found = arena.wait_for(run)
+    found = shared_arena.wait_for(run)
 
     assert step(found)["conclusion"] == "success"
     following = found["jobs"][0]["steps"][1]
     assert following["status"] == "completed"
     assert following["reason"]["text"], following
-    all_alive(arena)
+    all_alive(shared_arena)
 
 
-def test_values_larger_than_the_kernels_limit_reach_the_script_completely(arena: Arena) -> None:
+def test_values_larger_than_the_kernels_limit_reach_the_script_completely(shared_arena: Arena) -> None:
     """The kernel's limit of 128 KiB for one environment variable does not limit the workflow."""
     for size in (120_000, 131_000, 131_072, 200 * 1024):
-        run = arena.start(job('echo "${#BIG} ${#SMALL}"', keys=f"env: {{BIG: {'x' * size}, SMALL: y}}"))
-        assert arena.wait_for(run)["conclusion"] == "success", step(arena.run(run))
-        assert arena.lines(run, count=1) == [f"{size} 1"]
-    all_alive(arena)
+        run = shared_arena.start(job('echo "${#BIG} ${#SMALL}"', keys=f"env: {{BIG: {'x' * size}, SMALL: y}}"))
+        assert shared_arena.wait_for(run)["conclusion"] == "success", step(shared_arena.run(run))
+        assert shared_arena.lines(run, count=1) == [f"{size} 1"]
+    all_alive(shared_arena)
 
 
 HOSTILE_OUTPUTS = {

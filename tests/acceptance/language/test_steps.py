@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,15 @@ import pytest
 
 from tests import living
 from tests.acceptance.cluster import Cluster, is_running, jobs_of, run_to_end
-from tests.acceptance.conftest import MakeCluster
 from tests.patience import wait_until
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, make_cluster: MakeCluster) -> Iterator[Cluster]:
-    """A daemon and two servers of the group `web`."""
-    made = make_cluster(tmp_path_factory.mktemp("steps"))
-    try:
-        made.start_daemon()
-        made.add_agent("web-1", "web")
-        made.add_agent("web-2", "web")
-        yield made
-    finally:
-        made.close()
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Cluster:
+    """One cluster for all tests."""
+    return shared_cluster
 
 
 def ends(cluster: Cluster, run: str) -> dict[str, str]:

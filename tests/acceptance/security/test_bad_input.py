@@ -36,18 +36,18 @@ BROKEN: dict[str, tuple[bytes, int, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_gets_a_clear_error_and_the_next_one_runs(cluster: Cluster, name: str) -> None:
+def test_a_broken_file_gets_a_clear_error_and_the_next_one_runs(shared_cluster: Cluster, name: str) -> None:
     """The answer is a problem with a code and a message, and the daemon keeps working."""
     content, status, text = BROKEN[name]
 
-    answer = cluster.api("POST", "/v1/workflows", content=content, headers=YAML)
+    answer = shared_cluster.api("POST", "/v1/workflows", content=content, headers=YAML)
 
     assert answer.status_code == status, answer.text[:500]
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
     assert problem["code"].startswith("WF")
     assert text in answer.text.replace('\\"', '"')
-    assert cluster.wait_for(cluster.start(GOOD))["conclusion"] == "success"
+    assert shared_cluster.wait_for(shared_cluster.start(GOOD))["conclusion"] == "success"
 
 
 def test_hostile_files_in_a_push_are_reported_and_the_valid_one_runs(empty_cluster: Cluster) -> None:
@@ -87,15 +87,15 @@ def _garbage() -> list[bytes]:
     ]
 
 
-def test_garbage_on_every_port_does_not_affect_the_fleet(cluster: Cluster) -> None:
+def test_garbage_on_every_port_does_not_affect_the_fleet(shared_cluster: Cluster) -> None:
     """Agent ports, API over TCP, API socket: the fleet keeps working, whatever bytes they receive."""
-    for port in (cluster.work_port, cluster.enroll_port, cluster.api_port):
+    for port in (shared_cluster.work_port, shared_cluster.enroll_port, shared_cluster.api_port):
         for content in _garbage():
             with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as peer:
                 peer.sendall(content)
     for content in _garbage():
         with socket.socket(socket.AF_UNIX) as peer:
-            peer.connect(str(cluster.socket))
+            peer.connect(str(shared_cluster.socket))
             peer.sendall(content)
     context = zmq.Context()
     try:
@@ -104,22 +104,22 @@ def test_garbage_on_every_port_does_not_affect_the_fleet(cluster: Cluster) -> No
             dealer.linger = 0
             if mechanism == "plain":
                 dealer.plain_username, dealer.plain_password = b"web-1", b"secret"
-            dealer.connect(f"tcp://127.0.0.1:{cluster.work_port}")
+            dealer.connect(f"tcp://127.0.0.1:{shared_cluster.work_port}")
             dealer.send(b"hello")
             assert not dealer.poll(300), "no answer without CURVE"
             dealer.close()
     finally:
         context.destroy(linger=0)
 
-    assert cluster.wait_for(cluster.start(GOOD))["conclusion"] == "success"
-    wait_until(lambda: cluster.connected() == {"web-1", "web-2"}, "exactly both agents to be connected")
+    assert shared_cluster.wait_for(shared_cluster.start(GOOD))["conclusion"] == "success"
+    wait_until(lambda: shared_cluster.connected() == {"web-1", "web-2"}, "exactly both agents to be connected")
 
 
-def test_an_agent_with_a_foreign_key_gets_nothing(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_agent_with_a_foreign_key_gets_nothing(shared_cluster: Cluster, tmp_path: Path) -> None:
     """With a made-up token, enrollment is refused with a message, and the agent exits and is not listed."""
     from waterflow_agent import join_token
 
-    real = join_token.decode(cluster.token("web"))
+    real = join_token.decode(shared_cluster.token("web"))
     forged = join_token.JoinToken(
         enroll_endpoint=real.enroll_endpoint,
         work_endpoint=real.work_endpoint,
@@ -133,10 +133,10 @@ def test_an_agent_with_a_foreign_key_gets_nothing(cluster: Cluster, tmp_path: Pa
         f'name = "evil"\njoin-token-file = "{token}"\ndata-dir = "{tmp_path / "agent-evil"}"\n'
     )
 
-    process = cluster.spawn(
+    process = shared_cluster.spawn(
         "waterflow_agent", "run", "--config", str(tmp_path / "evil.toml"), log=tmp_path / "evil.log"
     )
 
     assert process.wait(PATIENCE_S) == 5
     assert "refused" in (tmp_path / "evil.log").read_text()
-    wait_until(lambda: cluster.connected() == {"web-1", "web-2"}, "exactly both agents to be connected")
+    wait_until(lambda: shared_cluster.connected() == {"web-1", "web-2"}, "exactly both agents to be connected")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests import living
 from tests.acceptance.cluster import Cluster, jobs_of
+from tests.acceptance.conftest import MakeCluster
 from tests.patience import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -123,15 +124,23 @@ HOSTILE = {
 }
 
 
-@pytest.fixture
-def hostile_cluster(empty_cluster: Cluster, tmp_path: Path) -> Cluster:
+@pytest.fixture(scope="module")
+def hostile_cluster(tmp_path_factory: pytest.TempPathFactory, make_cluster: MakeCluster) -> Iterator[Cluster]:
     """A daemon with a repository and a secret, and an agent."""
-    cluster = empty_cluster
+    cluster = make_cluster(tmp_path_factory.mktemp("hostile"))
+    try:
+        _fill(cluster)
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def _fill(cluster: Cluster) -> None:
     cluster.daemon_environment["WATERFLOW_SECRET_TOKEN"] = TOKEN
     clone = cluster.make_repository()
     cluster.start_daemon()
     cluster.add_agent("web-1", "web")
-    (tmp_path / "place").mkdir()
+    (cluster.folder / "place").mkdir()
     files = {
         "workflows/everywhere.yml": EVERYWHERE,
         "workflows/called.yml": CALLED,
@@ -142,7 +151,6 @@ def hostile_cluster(empty_cluster: Cluster, tmp_path: Path) -> Cluster:
     wait_until(lambda: len(cluster.api("GET", "/v1/definitions").json()["definitions"]) == 3, "the files", PATIENCE_S)
     rows = cluster.api("GET", "/v1/definitions").json()["definitions"]
     assert [row["errors"] for row in rows if row["errors"]] == []
-    return cluster
 
 
 def _start(cluster: Cluster, path: str, **inputs: str) -> str:
@@ -166,9 +174,9 @@ def _steps(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for job in jobs_of(found).values() for step in job.get("steps", ())]
 
 
-def test_an_input_is_data_everywhere_and_is_evaluated_once(hostile_cluster: Cluster, tmp_path: Path) -> None:
+def test_an_input_is_data_everywhere_and_is_evaluated_once(hostile_cluster: Cluster) -> None:
     """Scripts, environment, parameters, outputs, loops, matrices, calls, composite steps and names keep the text."""
-    cluster, directory = hostile_cluster, tmp_path / "place"
+    cluster, directory = hostile_cluster, hostile_cluster.folder / "place"
     for number, (name, text) in enumerate(HOSTILE.items()):
         value = text.replace("PLACE", str(directory))
         written = directory / str(number)
@@ -182,7 +190,7 @@ def test_an_input_is_data_everywhere_and_is_evaluated_once(hostile_cluster: Clus
         failed = found["jobs"][0]["steps"][FAILED]["reason"]["text"]
         assert "failed " in failed
         assert failed.isprintable(), name
-        assert not list(tmp_path.rglob("pwn")), name
+        assert not living.found(cluster.folder, "**/pwn"), name
         _shows_no_secret(cluster, run)
         _shows_no_escapes(cluster, run)
 
@@ -209,14 +217,15 @@ def _shows_no_secret(cluster: Cluster, run: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a quote and a command", "a secret's expression", "a way out", "markup and escapes"])
-def test_a_hostile_input_in_runs_on_is_an_unknown_group(hostile_cluster: Cluster, tmp_path: Path, name: str) -> None:
+def test_a_hostile_input_in_runs_on_is_an_unknown_group(hostile_cluster: Cluster, name: str) -> None:
     """The input is taken as an ordinary group name, and no agent has this group."""
     cluster = hostile_cluster
-    value = HOSTILE[name].replace("PLACE", str(tmp_path / "place"))
+    place = cluster.folder / "place"
+    value = HOSTILE[name].replace("PLACE", str(place))
     run = _start(cluster, "workflows/nowhere.yml", evil=value)
     found = cluster.wait_for(run, PATIENCE_S)
     assert found["conclusion"] in ("failure", "timed-out")
-    assert not (tmp_path / "place" / "pwn").exists()
+    assert not (place / "pwn").exists()
     _shows_no_secret(cluster, run)
 
 

@@ -145,6 +145,18 @@ async def test_paths_begin_below_the_root_if_there_is_one(site: Site) -> None:
         await site.upload(name="all", path="dist\ntop", root="dist")
 
 
+async def test_an_artifact_may_be_one_file_with_its_name(site: Site) -> None:
+    """As with `archive: false` on GitHub; several files are an error."""
+    site.write({"dist/shop.tar": b"x", "dist/other": b"y"})
+
+    outputs = await site.upload(name="ignored", path="dist/*.tar", archive=False)
+    await site.download(name="shop.tar", path="out", digest_mismatch="warn", skip_decompress=True)
+
+    assert (outputs["name"], site.read("out")) == ("shop.tar", {"shop.tar": b"x"})
+    with pytest.raises(NodeFailure, match="for a single file, but path selects 2 files"):
+        await site.upload(path="dist", archive=False)
+
+
 async def test_files_arrive_as_they_were(site: Site) -> None:
     """Content, paths, empty files and the execute permission."""
     files = various()

@@ -40,19 +40,18 @@ class ArtifactUploadNode(Node[schema.ArtifactUpload]):
         selected = await asyncio.to_thread(_select, context, parameters)
         if not selected.paths:
             return _nothing(context, parameters)
+        name = parameters.name if parameters.archive else _name_of_file(selected)
         try:
             async with ArtifactChannel(context.artifacts) as channel, BucketClient(context.warn) as bucket:
                 upload = _Upload(context, channel, bucket, selected)
-                commit = await upload.run(parameters.name, days, is_replacing=parameters.overwrite)
+                commit = await upload.run(name, days, is_replacing=parameters.overwrite)
         except Retryable as error:
             raise NodeFailure(error.text, may_retry=True) from error
         except OSError as error:
             raise _unreadable(error) from error
         digest = content.artifact_digest(commit.table, commit.listing).hex()
-        context.log(
-            f"{parameters.name}: {commit.files} file(s), {size_text(commit.size)}, {size_text(upload.sent)} sent"
-        )
-        outputs = {"name": parameters.name, "files": commit.files, "bytes": commit.size, "digest": f"sha256:{digest}"}
+        context.log(f"{name}: {commit.files} file(s), {size_text(commit.size)}, {size_text(upload.sent)} sent")
+        outputs = {"name": name, "files": commit.files, "bytes": commit.size, "digest": f"sha256:{digest}"}
         return {**outputs, "artifact-digest": digest}
 
 
@@ -87,6 +86,15 @@ def _select(context: Context, parameters: schema.ArtifactUpload) -> patterns.Sel
     except ValueError as error:
         outside = escape_for_display(str(error), 200)
         raise NodeFailure(f"root: {outside} is not inside {escape_for_display(root, 200)}") from error
+
+
+def _name_of_file(selected: patterns.Selected) -> str:
+    """The name of an artifact that is one file."""
+    if len(selected.paths) > 1:
+        raise NodeFailure(f"archive: false is for a single file, but path selects {len(selected.paths)} files")
+    name = selected.paths[0].rpartition("/")[2]
+    content.check_name(name)
+    return name
 
 
 def _nothing(context: Context, parameters: schema.ArtifactUpload) -> dict[str, Any]:

@@ -67,6 +67,14 @@ class ArtifactUpload(Parameters, frozen=True, kw_only=True):
     compression_level: Annotated[
         int | str, about("Accepted for GitHub's action; it has no effect.", "path: dist/\ncompression-level: 0")
     ] = 6
+    archive: Annotated[
+        bool,
+        about(
+            "With `false`, as in GitHub's action, the artifact consists of a single file, and has its name; `name` has no"
+            " effect.",
+            "path: dist/shop.tar\narchive: false",
+        ),
+    ] = True
 
 
 class ArtifactDownload(Parameters, frozen=True, kw_only=True):
@@ -95,5 +103,19 @@ class ArtifactDownload(Parameters, frozen=True, kw_only=True):
         about(
             "Without `name`: puts the files of all artifacts into the same folder.",
             "pattern: site-*\nmerge-multiple: true",
+        ),
+    ] = False
+    digest_mismatch: Annotated[
+        Literal["error", "warn", "info", "ignore"],
+        about(
+            "Accepted for GitHub's action; it has no effect, because files with a wrong checksum are never kept.",
+            "name: site\ndigest-mismatch: error",
+        ),
+    ] = "error"
+    skip_decompress: Annotated[
+        bool,
+        about(
+            "Accepted for GitHub's action; it has no effect, because files are not packed.",
+            "name: site\nskip-decompress: false",
         ),
     ] = False

@@ -23,11 +23,12 @@ def instances(dimensions: dict[str, Any], include: Any, exclude: Any) -> list[di
     size = math.prod(len(values) for values in lists.values()) if lists else 0
     if size > 16 * INSTANCES_MAX:
         raise Rejected("WF112", f"the matrix has {size} instances; the limit is {INSTANCES_MAX}")
-    excluded = _mappings("exclude", exclude)
+    names = {name.lower(): name for name in lists}
+    excluded = _mappings("exclude", exclude, names)
     product = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())] if lists else []
     result = [values for values in product if not any(_matches(values, entry) for entry in excluded)]
     original = [dict(values) for values in result]
-    for entry in _mappings("include", include):
+    for entry in _mappings("include", include, names):
         fits = [
             added
             for own, added in zip(original, result, strict=False)
@@ -51,12 +52,13 @@ def _list(name: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def _mappings(name: str, entries: Any) -> list[dict[str, Any]]:
+def _mappings(name: str, entries: Any, names: dict[str, str]) -> list[dict[str, Any]]:
+    """The entries, with the dimensions as they are written there; case does not matter."""
     if entries is None:
         return []
     if not isinstance(entries, list | tuple) or not all(isinstance(entry, dict) for entry in entries):
         raise Rejected("WF111", f"{name} of the matrix must be a list of mappings")
-    return list(entries)
+    return [{names.get(key.lower(), key): value for key, value in entry.items()} for entry in entries]
 
 
 def _matches(values: dict[str, Any], entry: dict[str, Any]) -> bool:

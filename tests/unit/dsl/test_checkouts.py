@@ -139,6 +139,19 @@ def test_the_commit_of_another_ref_is_not_an_output(language: Language) -> None:
     }
 
 
+def test_a_ref_may_be_a_variable_of_the_workflow_or_the_job(language: Language) -> None:
+    """They have their values before the first step; those of steps do not, and a secret is none that Git needs."""
+    top = "env: {BRANCH: next, KEY: '${{ secrets.KEY }}'}\n"
+    step = USES.format("ref: 'refs/heads/${{ env.BRANCH }}${{ env.zone }}'")
+    plan = language.plan(top + with_steps(step, "env: {ZONE: -eu},")).jobs[0]
+    assert plan.checkouts[0].ref == "refs/heads/${{ env.BRANCH }}${{ env.zone }}"
+    assert language.plan(with_steps(USES.format("ref: '${{ env.A }}'"), "env: \"${{ fromJSON('{}') }}\",")).jobs
+
+    error = language.error(top + with_steps(USES.format("ref: '${{ env.MADE }}'")))
+    assert (error.code, "before the first step" in error.message) == ("WF129", True)
+    assert language.error(top + with_steps(USES.format("ref: '${{ env.KEY }}'"))).code == "WF136"
+
+
 def test_a_step_inside_another_counts(language: Language) -> None:
     """A condition is evaluated later than the files are sent."""
     inner = USES.format("fetch-depth: 0")

@@ -82,6 +82,18 @@ def test_paths_of_the_server_are_for_the_server(language: Language, path: str) -
         assert error.code == "WF146"
 
 
+def test_paths_of_the_server_are_known_in_composite_steps(language: Language) -> None:
+    """In what is sent to the server, as in the steps of a job."""
+    steps = "{run: 'cd ${{ github.workspace }}', env: {A: '${{ runner.temp }}'}}, {uses: log, with: {message: hi}}"
+    files = {"a/step.yml": f"steps: [{steps}]"}
+    assert language.plan(with_step("{uses: ./a}"), files)
+
+    files = {"a/step.yml": "steps: [{run: x, if: github.workspace}]"}
+    assert language.error(with_step("{uses: ./a}"), files).code == "WF146"
+    files = {"a/step.yml": "steps: [{run: x, env: {A: \"${{ secrets.B == 'x' }}\"}}]"}
+    assert language.error(with_step("{uses: ./a}"), files).code == "WF129"
+
+
 @pytest.mark.parametrize(
     "step",
     [

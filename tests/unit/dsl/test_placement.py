@@ -254,7 +254,7 @@ jobs:
         ("{run: x, env: {A: '${{ toJSON(secrets) }}'}}", "WF136", "secrets.NAME"),
         ("{run: x, env: {A: '${{ secrets[run.id] }}'}}", "WF136", "secrets.NAME"),
         ("{run: x, env: {A: '${{ secrets.GITHUB_TOKEN }}'}}", "WF113", "token"),
-        ("{run: x, env: {A: '${{ secrets.a-b }}'}}", "WF136", "not a valid secret name"),
+        ("{run: x, env: {A: \"${{ secrets['a.b'] }}\"}}", "WF136", "not a valid secret name"),
         ("{run: 'x ${{ secrets.A }}', unsafe-interpolation: true}", "WF129", "available in env and with"),
         ("{uses: sleep, with: {duration: '${{ secrets.A }}'}}", "WF129", "records its values"),
         ("{uses: loop, with: {items: '${{ secrets.A }}', steps: [{run: x}]}}", "WF129", "records its values"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.dsl.conftest import Language
+from waterflowd.model import matrix
 from waterflowd.model.plan import ALL_VARIABLES
 
 
@@ -56,6 +57,77 @@ def test_the_root_of_the_repository_may_be_a_composite_step(language: Language) 
     files = {"action.yml": "runs: {using: composite, steps: [{run: echo root}]}"}
     plan = language.plan(with_step("{uses: ./}"), files)
     assert plan.jobs[0].steps[0].blocks[0].steps[0].params["run"] == "echo root"
+
+
+def test_paths_may_have_github_s_prefix_for_the_own_repository(language: Language) -> None:
+    """`$/` is the repository at the run's commit, as `./` is here: for workflows, and for composite steps inside each other."""
+    files = {
+        "ci/called.yml": "on: workflow_call\njobs: {c: {runs-on: g, steps: [{run: called}]}}",
+        "steps/a/action.yml": "runs: {using: composite, steps: [{uses: $/steps/b}]}",
+        "steps/b/action.yml": "runs: {using: composite, steps: [{run: inner}]}",
+        "action.yml": "runs: {using: composite, steps: [{run: root}]}",
+    }
+    text = "jobs: {a: {uses: $/ci/called.yml}, b: {runs-on: g, steps: [{uses: $/./steps/a}, {uses: $/}]}}"
+    called, own = language.plan(text, files).jobs
+    assert called.call is not None
+    assert called.call.path == "ci/called.yml"
+    assert own.steps[0].blocks[0].steps[0].blocks[0].steps[0].params["run"] == "inner"
+    assert own.steps[1].blocks[0].steps[0].params["run"] == "root"
+
+    error = language.error("jobs: {b: {runs-on: g, steps: [{uses: $/../x}]}}", files)
+    assert (error.code, "not a path inside the repository" in error.message) == ("WF135", True)
+
+
+@pytest.mark.parametrize(("queue", "meaning"), [("max", "fifo"), ("single", "latest"), ("reject", "reject")])
+def test_the_words_of_github_for_a_queue_are_known(language: Language, queue: str, meaning: str) -> None:
+    """Those who wait are kept in order, or only the newest of them."""
+    concurrency = language.job(f"runs-on: g, concurrency: {{group: x, queue: {queue}}}").concurrency
+    assert concurrency is not None
+    assert concurrency.queue.value == meaning
+
+
+def test_the_key_deployment_of_an_environment_has_no_effect(language: Language) -> None:
+    """No deployments are recorded; its expression is checked."""
+    job = language.job("runs-on: g, environment: {name: x, deployment: '${{ github.ref_name == 1 }}'}")
+    assert job.environment == language.job("runs-on: g, environment: x").environment
+    assert language.error(with_step("{run: x}", "environment: {name: x, deployment: '${{ nope }}'},")).code == "WF122"
+
+
+def test_the_default_of_a_composite_step_s_input_may_be_an_expression(language: Language) -> None:
+    """It is evaluated where the step is used, with what composite steps see; a value that is given wins."""
+    inputs = "where: {required: true, default: '${{ github.workspace }}'}, tag: {default: 'v${{ github.run_number }}'}"
+    files = {"a/action.yml": f"inputs: {{{inputs}}}\nsteps: [{{run: 'x ${{{{ inputs.tag }}}}', if: inputs.tag}}]"}
+    first, second = language.plan(with_step("{uses: ./a}, {uses: ./a, with: {tag: x}}"), files).jobs[0].steps
+    assert first.params == {"where": "${{ github.workspace }}", "tag": "v${{ github.run_number }}"}
+    assert second.params == {"where": "${{ github.workspace }}", "tag": "x"}
+
+    for wrong, code in (("inputs.where", "WF129"), ("steps.a.outputs.b", "WF129"), ("github.token", "WF113")):
+        changed = {"a/action.yml": files["a/action.yml"].replace("github.run_number", wrong)}
+        assert language.error(with_step("{uses: ./a}"), changed).code == code
+    computing = {"a/action.yml": files["a/action.yml"].replace("if: inputs.tag", "if: inputs.where")}
+    assert language.error(with_step("{uses: ./a}"), computing).code == "WF136"
+
+
+def test_names_of_secrets_may_have_hyphens(language: Language) -> None:
+    """Those that a called workflow declares often have; sources do not tell - and _ apart."""
+    called = (
+        "on: {workflow_call: {secrets: {registry-password: {required: true}}}}\n"
+        "jobs: {c: {runs-on: g, steps: [{run: x, env: {A: '${{ secrets.registry-password }}'}}]}}"
+    )
+    text = "jobs: {a: {uses: ./c.yml, secrets: {registry-password: '${{ secrets.PASSWORD }}'}}}"
+    call = language.plan(text, {"c.yml": called}).jobs[0].call
+    assert call is not None
+    assert (call.secrets, call.jobs[0].steps[0].secrets) == ({"registry-password": "PASSWORD"}, ("registry-password",))
+
+
+def test_the_keys_of_a_matrix_ignore_case(language: Language) -> None:
+    """As all names in expressions: `exclude` and `include` find the dimension."""
+    strategy = "matrix: {OS: [a, b], exclude: [{os: b}], include: [{Os: a, more: x}]}"
+    plan = language.job(f"runs-on: g, strategy: {{{strategy}}}").strategy
+    assert plan is not None
+    assert plan.matrix is not None
+    values = matrix.instances(plan.matrix.dimensions, plan.matrix.include, plan.matrix.exclude)
+    assert values == [{"OS": "a", "more": "x"}]
 
 
 def test_the_shell_may_be_a_value_of_the_matrix(language: Language) -> None:
@@ -190,7 +262,6 @@ def test_a_checkout_of_what_the_job_has_is_accepted(language: Language, paramete
         ("submodules: '${{ github.ref }}'", "known before the run"),
         ("lfs: '${{ github.ref }}'", "Git LFS"),
         ("path: '${{ github.ref_name }}'", "known before the run"),
-        ("sparse-checkout: docs", "steps cannot choose files"),
     ],
 )
 def test_a_checkout_of_other_files_is_an_error_with_one_sentence(
@@ -199,6 +270,14 @@ def test_a_checkout_of_other_files_is_an_error_with_one_sentence(
     """The scripts after it would not find what they need."""
     error = language.error(with_step(f"{{uses: actions/checkout@v4, with: {{{parameter}}}}}"))
     assert (error.code, words in error.message, bool(error.suggestion)) == ("WF113", True, True)
+
+
+def test_a_sparse_checkout_has_all_files(language: Language) -> None:
+    """Scripts find at least what they find on GitHub; a warning says how to leave files out."""
+    keys = "{sparse-checkout: docs, sparse-checkout-cone-mode: false}"
+    (warning,) = language.warnings(with_step(f"{{uses: actions/checkout@v4, with: {keys}}}"))
+    assert (warning.code, "under checkout of the job" in warning.suggestion) == ("WF139", True)
+    assert language.steps("{uses: actions/checkout@v4, with: {sparse-checkout: false}}")
 
 
 def test_an_unknown_parameter_of_checkout_is_an_error(language: Language) -> None:

@@ -68,14 +68,20 @@ PATH_CHARACTERS_MAX = 400
 NODE_BYTES_MAX = 1 << 20
 
 _Built = TypeVar("_Built")
+#: How a `uses` begins that names a path of the repository. GitHub's `./` is a path of the job's directory; here both are
+#: the same.
+LOCAL = ("./", "$/")
 _OUTSIDE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 def local_path(uses: str) -> str | None:
-    """The path from the root of the repository that `./path` names; None when it leaves the repository or is malformed."""
-    if not uses.startswith("./") or len(uses) > PATH_CHARACTERS_MAX or _OUTSIDE.search(uses):
+    """The path from the root of the repository that `./path`, or GitHub's `$/path`, names.
+
+    None when it leaves the repository or is malformed.
+    """
+    if not uses.startswith(LOCAL) or len(uses) > PATH_CHARACTERS_MAX or _OUTSIDE.search(uses):
         return None
-    parts = [part for part in uses.split("/") if part not in ("", ".")]
+    parts = [part for part in uses[2:].split("/") if part not in ("", ".")]
     return "/".join(parts) if parts and ".." not in parts else None
 
 

@@ -87,6 +87,8 @@ class Availability:
     booleans: frozenset[str] = frozenset()
     #: The variables of `env` with values that only the server knows, by name in lower case.
     server_env: Mapping[str, ServerValue] = field(default_factory=dict)
+    #: Whether the value is sent to a server, which fills in what only it knows.
+    is_sent: bool = False
 
     @property
     def scope(self) -> expr.Scope:
@@ -100,8 +102,9 @@ class Availability:
 
     @property
     def with_secrets(self) -> Availability:
-        """The same with secrets, for a value that is sent to a server, unless secrets are excluded here."""
-        return self if SECRETS in self.unavailable else replace(self, contexts={**self.contexts, SECRETS: None})
+        """The same for a value that is sent to a server: with secrets, unless they are excluded here."""
+        contexts = self.contexts if SECRETS in self.unavailable else {**self.contexts, SECRETS: None}
+        return replace(self, contexts=contexts, is_sent=True)
 
     def without_secrets(self, sentence: str) -> Availability:
         """The same without secrets; the sentence says why."""
@@ -235,3 +238,11 @@ def for_composite(inputs: expr.Names) -> Availability:
     unavailable[SECRETS] = "composite steps cannot use secrets; declare an input, and pass the secret under with"
     contexts = {**{name: FIXED.get(name) for name in _COMPOSITE}, "inputs": inputs}
     return Availability(contexts=contexts, unavailable=unavailable)
+
+
+def for_composite_defaults() -> Availability:
+    """The defaults of a composite step's inputs, which are evaluated before it begins."""
+    names = tuple(name for name in _COMPOSITE if name != "env")
+    sentence = "the default of an input is evaluated before the composite step begins; it cannot use {0}"
+    unavailable = {name: sentence.format(name) for name in ("inputs", "steps", "env", SECRETS)}
+    return Availability(contexts={name: FIXED.get(name) for name in names}, unavailable=unavailable, is_sent=True)

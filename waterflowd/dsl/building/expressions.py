@@ -41,7 +41,7 @@ _GITHUB_TOKEN = "github_token"
 _DIRECTORY = "working-directory"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-_SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 _OPEN = "${{"
 
 
@@ -189,15 +189,16 @@ class ExpressionChecker:
                 self._missing_in_matrix(path, text, used, offset, available)
             elif not errors and len(used) > 2:
                 self._always_null(path, text, used, offset, available)
-        self._server_values(path, text, node, available, is_sent=SECRETS in scope.contexts or path[-1] == _DIRECTORY)
+        self._server_values(path, text, node, available)
         for used, offset in references:
             if used[0] == "github":
                 self._github(path, text, used, offset)
 
-    def _server_values(self, path: Path, text: str, node: expr.Node, available: Availability, *, is_sent: bool) -> None:
+    def _server_values(self, path: Path, text: str, node: expr.Node, available: Availability) -> None:
         """Reports uses of secrets and of other values that only the server knows, except where they are filled in."""
+        is_sent = available.is_sent or path[-1] == _DIRECTORY
         for use in server_values.uses(node, available.server_env):
-            if not is_sent and use.context == SECRETS:
+            if use.context == SECRETS and SECRETS not in available.contexts:
                 continue  # Reported as a context that is not available.
             problem = _misuse(use, is_sent=is_sent)
             if problem is not None:
@@ -245,9 +246,7 @@ class ExpressionChecker:
             message, hint = "Waterflow has no GITHUB_TOKEN", "create a token at the forge, and store it as a secret"
             self._report.add(self._offset(path, text, offset), codes.GITHUB_ONLY, message, hint)
         elif len(used) > 1 and not _SECRET_NAME.fullmatch(used[1]) and used[1] != ANY:
-            message = (
-                f"{quote(used[1])} is not a valid secret name: use letters, digits and _, no digit first, at most 100"
-            )
+            message = f"{quote(used[1])} is not a valid secret name: use letters, digits, _ and -, no digit first, at most 100"
             self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message)
 
     def _missing_in_matrix(

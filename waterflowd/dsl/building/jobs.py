@@ -35,7 +35,7 @@ from waterflowd.dsl.models.validation import missing_hint
 from waterflowd.dsl.reading.tree import Mapping, Path
 from waterflowd.dsl.reporting import codes
 from waterflowd.model.ids import JobId
-from waterflowd.model.plan import JobPlan, TargetPlan
+from waterflowd.model.plan import ALL_VARIABLES, JobPlan, TargetPlan
 
 #: The timeout of a called workflow without `timeout-minutes`, the same as for runs.
 CALL_MINUTES = 30.0 * 24 * 60
@@ -60,6 +60,11 @@ _CALL_KEYS = {
     "with": "remove it: the steps of a job use env, vars and inputs",
     "secrets": "remove it, and use secrets.NAME in the env of the steps",
 }
+
+
+_NOT_DECLARED = (
+    "files are checked out before the first step, so only variables of the workflow and the job have a value"
+)
 
 
 def needed_jobs(workflow: models.Workflow) -> dict[str, NeededJob]:
@@ -174,8 +179,11 @@ class JobBuilder:
         report = None
         if job.report is not None:
             report = self._reports.build((*path, "report"), job.report, job.outputs, after_steps)
+        before_steps = replace(
+            _with_declared_env(available, workflow_scope.variables | job.env.keys()), server_env=in_steps.server_env
+        )
         for at, text in checkouts.texts:
-            self._expressions.value(at, text, available)
+            self._expressions.value(at, text, before_steps)
         checkout, several = checkouts.result()
         return msgspec.structs.replace(
             plan,
@@ -249,6 +257,17 @@ def _with_declared_variables(job: models.Job, available: Availability) -> Availa
     if job.environment is not None or available.contexts.get("vars") is not None:
         return available
     return available.within({"vars": expr.Names()})
+
+
+def _with_declared_env(available: Availability, declared: frozenset[str]) -> Availability:
+    """For checkouts: before the first step there are only the variables of the workflow and the job."""
+    if ALL_VARIABLES in declared:
+        return available.within({"env": None})
+
+    def reason(context: str, name: str) -> str | None:
+        return _NOT_DECLARED if context == "env" else None
+
+    return available.within({"env": expr.Names(declared)}, reason)
 
 
 def workflow_scope(workflow: models.Workflow, names: WorkflowNames) -> BlockScope:

@@ -23,6 +23,10 @@ _NAME_CHARACTERS_MAX = 200
 _EACH_KEYS = ("batch", "max-parallel", "max-failures", "pause", "offline", "wait-minutes")
 
 
+#: GitHub's words for what happens to those that wait.
+_QUEUES_OF_GITHUB = {"max": Queue.FIFO.value, "single": Queue.LATEST.value}
+
+
 class PlacementBuilder:
     """Builds where and when the jobs of one file run."""
 
@@ -84,7 +88,7 @@ class PlacementBuilder:
         return ConcurrencyPlan(
             group=model.group,
             limit=model.limit,
-            queue=Queue(model.queue),
+            queue=Queue(_QUEUES_OF_GITHUB.get(model.queue, model.queue)),
             cancel_in_progress=model.cancel_in_progress,
         )
 
@@ -96,6 +100,7 @@ class PlacementBuilder:
             return None
         self._expressions.text((*path, "name"), model.name, available)
         self._check_name((*path, "name"), "environment", model.name)
+        self._expressions.value((*path, "deployment"), model.deployment, available)
         minimum = model.minimum if model.minimum is not None else 1 if model.approvers else 0
         if model.approvers and minimum > len(set(model.approvers)):
             text = f"minimum: {minimum} approvals are required, but `approvers` lists only {len(set(model.approvers))}"

@@ -23,7 +23,7 @@ from waterflowd.dsl.building.block_scope import (
     UnreachableSteps,
     with_secrets,
 )
-from waterflowd.dsl.building.compilation import Compilation, SourceFile
+from waterflowd.dsl.building.compilation import LOCAL, Compilation, SourceFile
 from waterflowd.dsl.building.constants import constant_texts
 from waterflowd.dsl.building.contexts import Availability
 from waterflowd.dsl.building.control_flow import ControlFlow
@@ -38,7 +38,7 @@ from waterflowd.dsl.building.lints import jobs_and_steps as lints
 from waterflowd.dsl.building.uses import cache_action, checkout_action, composite_values
 from waterflowd.dsl.building.uses.checkouts import refuse_in_composite
 from waterflowd.dsl.building.uses.child_workflows import WORKFLOW_RUN, ChildWorkflows
-from waterflowd.dsl.building.uses.composite_steps import CompositeSteps
+from waterflowd.dsl.building.uses.composite_steps import CompositeSteps, CompositeUse
 from waterflowd.dsl.building.uses.nodes import NodeChecker
 from waterflowd.dsl.building.uses.own_nodes import OwnNode, OwnNodes
 from waterflowd.dsl.models.ids import Ids
@@ -159,7 +159,7 @@ class StepBuilder:
             secrets=self._secrets(path, (*scope.secrets, *own_secrets)),
             variables=scope.variables | step.env.keys(),
         )
-        if step.uses is not None and step.run is None and step.uses.startswith("."):
+        if step.uses is not None and step.run is None and step.uses.startswith((".", *LOCAL)):
             return self._composite(path, step, scope, available)
         if step.uses is not None and step.run is None:
             own = self._own_nodes.find((*path, "uses"), step.uses)
@@ -220,8 +220,7 @@ class StepBuilder:
         parts = self._composite_steps.parts(self._source, path, step.uses, step.with_, scope.depth)
         if parts is None:
             return None
-        block = BlockPlan(name="steps", steps=parts.steps)
-        self._check_computed(path, step, block, parts.outputs, available)
+        self._check_computed(path, step, parts, available)
         secrets = tuple(dict.fromkeys((*scope.secrets, *secret_references.names_in(parts.arguments))))
         steps = tuple(with_secrets(inner, secrets) for inner in parts.steps)
         return msgspec.structs.replace(
@@ -243,16 +242,16 @@ class StepBuilder:
         plan = self._plain(path, step, checkout_action.NODE, scope)
         return msgspec.structs.replace(plan, params=checkout_action.parameters(wish), env={}, secrets=())
 
-    def _check_computed(
-        self, path: Path, step: models.Step, block: BlockPlan, outputs: dict[str, Json], available: Availability
-    ) -> None:
+    def _check_computed(self, path: Path, step: models.Step, parts: CompositeUse, available: Availability) -> None:
         """Reports values that only the server knows, and with which the composite step computes."""
-        values = composite_values.values_of_caller(step.with_, available.server_env)
-        for context, name in sorted(composite_values.computed(block, outputs, values)):
+        values = composite_values.values_of_caller(parts.arguments, available.server_env)
+        for context, name in sorted(composite_values.computed(parts.steps, parts.outputs, values)):
             hint = "let it pass the value on to its scripts through env, and compute there"
             if context == "inputs":
-                key = next(key for key in step.with_ if key.lower() == name)
-                at, what = (*path, "with", key), f"its input {quote(key)}"
+                key = next((key for key in step.with_ if key.lower() == name), None)
+                # Not given: its default.
+                at = (*path, "uses") if key is None else (*path, "with", key)
+                what = f"its input {quote(key or name)}"
             else:
                 own = next((key for key in step.env if key.lower() == name), None)
                 at = (*path, "uses") if own is None else (*path, "env", own)

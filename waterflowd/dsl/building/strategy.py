@@ -136,8 +136,9 @@ class StrategyBuilder:
             if not isinstance(item, dict):
                 self._wrong((*at, position), f"{name}: expected a mapping, found {describe(item)}")
             elif name == "exclude":
+                known = {dimension.lower() for dimension in dimensions}
                 for key in item:
-                    if key not in dimensions:
+                    if key.lower() not in known:
                         text = f"exclude: the matrix has no dimension {quote(key)}"
                         self._source.at_key(
                             (*at, position, key), codes.WRONG_VALUE, text, did_you_mean(key, dimensions)

@@ -177,12 +177,15 @@ class Concurrency(LanguageModel):
         expressions="workflow",
     )
     limit: Count = key("How many run at the same time.", "group: database\nlimit: 2", default=1)
-    queue: Literal["fifo", "latest", "reject"] = key(
+    queue: Literal["fifo", "latest", "reject", "max", "single"] = key(
         "What happens when the group is full: with `fifo` newcomers wait in order; with `latest` only the newest waits, and the"
         " one that waited before is cancelled; with `reject` newcomers are refused.",
         "group: deploy\nqueue: latest",
         default="fifo",
-        pitfalls=("GitHub cancels the one that waited before; here that is `latest`.",),
+        pitfalls=(
+            "GitHub cancels the one that waited before; here that is `latest`. GitHub's `max` and `single` are accepted, and"
+            " mean `fifo` and `latest`.",
+        ),
     )
     cancel_in_progress: BooleanOrExpression = key(
         "Whether a newcomer cancels those that are running.",
@@ -199,7 +202,6 @@ class DeploymentEnvironment(LanguageModel):
     TITLE = "environment"
     INSTEAD = {
         "url": "print it, or make it an output of the job",
-        "deployment": "remove it",
         "secrets": "the daemon's configuration says which secrets an environment has",
         "vars": "write them under the workflow's vars",
         "refs": "the daemon's configuration says which refs may use an environment",
@@ -226,4 +228,10 @@ class DeploymentEnvironment(LanguageModel):
         "Whether the person who started the run may approve it.",
         "name: production\napprovers: [ann, bob]\nmay-approve-own: false",
         default=True,
+    )
+    deployment: BooleanOrExpression = key(
+        "Accepted for files of GitHub; it has no effect, because no deployments are recorded.",
+        "name: production\ndeployment: false",
+        default=False,
+        expressions="job",
     )

@@ -30,7 +30,7 @@ from waterflowd.dsl.reporting.report import DiagnosticReport
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 _TITLES = {"workflow": "Waterflow workflow", "step": "Waterflow composite step"}
-_LOCAL = {"type": "string", "pattern": r"^\./"}
+_LOCAL = {"type": "string", "pattern": r"^[.$]/"}
 _ACTIONS = "actions/"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from waterflowd import expr
-from waterflowd.engine.rules import contexts
+from waterflowd.engine.rules import contexts, environment_variables
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.plan import CheckoutPlan
 from waterflowd.model.records import Checkout, CheckoutPart
@@ -17,7 +17,8 @@ def of_job(run: Run, job: Job) -> Checkout | None:
     if run.repository is None or run.revision is None or chosen is False:
         return None
     if job.plan.checkouts:
-        parts = parts_of(job.plan.checkouts, contexts.for_job(run, job, 0), run.trigger.ref or "")
+        env = contexts.for_end(run, job, job.root, 0, lambda: environment_variables.declared(run, job, 0))
+        parts = parts_of(job.plan.checkouts, env, run.trigger.ref or "")
         return Checkout(repository=run.repository, revision=run.revision, parts=parts)
     return Checkout(
         repository=run.repository, revision=run.revision, patterns=chosen if isinstance(chosen, tuple) else ()

@@ -46,6 +46,11 @@ def of_job(run: Run, job: Job, now: int) -> dict[str, str]:
     return _render(run, job, _job_layers(job), {}, now)
 
 
+def declared(run: Run, job: Job, now: int) -> dict[str, str]:
+    """The variables of the workflow and the job, which no step changes. Raises `ExpressionError`, or `Rejected`."""
+    return _render(run, job, (layer for layer in _job_layers(job) if not layer.is_data), {}, now)
+
+
 def rendered(run: Run, job: Job, step: Step, server: dict[str, object], now: int) -> dict[str, str]:
     """The step's whole environment on the server. Raises `ExpressionError`, or `Rejected`."""
     return _render(run, job, _layers(job, step), server, now)

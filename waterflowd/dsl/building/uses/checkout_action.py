@@ -36,9 +36,13 @@ _WITHOUT_EFFECT = frozenset(
             "clean",
             "show-progress",
         ),
-        *("set-safe-directory", "allow-unsafe-pr-checkout", "filter"),
+        *("set-safe-directory", "allow-unsafe-pr-checkout", "filter", "sparse-checkout-cone-mode"),
     )
 )
+
+
+#: Fewer files; scripts rarely depend on those that are missing.
+_SPARSE = "sparse-checkout"
 
 
 def _values(*expressions: str, also: tuple[str, ...] = ()) -> frozenset[str]:
@@ -86,8 +90,6 @@ _CHOICES: dict[str, tuple[Callable[[str], bool], str, str]] = {
         "the directory must be known before the run",
         "write a relative path, such as src",
     ),
-    "sparse-checkout": (_is_false, "steps cannot choose files", "list path patterns under checkout of the job"),
-    "sparse-checkout-cone-mode": (lambda value: True, "", ""),
     "github-server-url": (_is_false, "the job's directory has the files of the run's repository only", "remove it"),
 }
 
@@ -125,12 +127,20 @@ def parameters(wish: CheckoutPlan) -> dict[str, Json]:
 
 def _check(source: SourceFile, path: Path, parameters: Mapping[str, Json]) -> None:
     for key, value in parameters.items():
+        if key == _SPARSE:
+            if not _is_false(_text(value)) and source.report.takes_warnings:
+                text = "sparse-checkout has no effect: the job has all files of the commit"
+                at = source.document.key_start((*path, key))
+                source.report.warn(
+                    at, codes.NO_EFFECT, text, "to leave files out, list path patterns under checkout of the job"
+                )
+            continue
         if key in _WITHOUT_EFFECT:
             continue
         choice = _CHOICES.get(key)
         if choice is None:
             text = f"actions/checkout has no parameter {quote(key)}"
-            hint = did_you_mean(key, [*_CHOICES, *_WITHOUT_EFFECT])
+            hint = did_you_mean(key, [*_CHOICES, *_WITHOUT_EFFECT, _SPARSE])
             source.at_key((*path, key), codes.WRONG_PARAMETER, text, hint)
             continue
         is_possible, lack, hint = choice

@@ -15,8 +15,8 @@ from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.building import inputs
 from waterflowd.dsl.building.block_scope import DEPTH_MAX, BlockScope
-from waterflowd.dsl.building.compilation import Compilation, SourceFile, local_path
-from waterflowd.dsl.building.contexts import for_composite
+from waterflowd.dsl.building.compilation import LOCAL, Compilation, SourceFile, local_path
+from waterflowd.dsl.building.contexts import for_composite, for_composite_defaults
 from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.building.inputs import check_arguments
 from waterflowd.dsl.models.composite_step import CompositeStep
@@ -24,6 +24,7 @@ from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.models.validation import validate
 from waterflowd.dsl.reading.tree import Path
 from waterflowd.dsl.reporting import codes
+from waterflowd.dsl.reporting.values import has_expression
 from waterflowd.model.plan import InputSpec, Json, StepPlan
 
 #: File names of a composite step in its folder, ours first.
@@ -46,6 +47,8 @@ class _CompiledFile:
     """A composite step's file, compiled."""
 
     specs: tuple[InputSpec, ...]
+    #: Defaults with expressions, which are evaluated where the step is used, by input.
+    defaults: dict[str, Json]
     outputs: dict[str, Json]
     steps: tuple[StepPlan, ...]
     #: Nesting of blocks, including its own.
@@ -94,10 +97,11 @@ class CompositeSteps:
             text = f"with this composite step, steps are nested more than {DEPTH_MAX - 1} levels deep"
             source.at_value(at, codes.BOUND, text, "move some of the steps into a separate job")
         checked = check_arguments(source, (*path, "with"), built.specs, arguments, f"the composite step {quote(uses)}")
-        return CompositeUse(inputs=built.specs, arguments=checked, outputs=built.outputs, steps=built.steps)
+        arguments = {**built.defaults, **checked}
+        return CompositeUse(inputs=built.specs, arguments=arguments, outputs=built.outputs, steps=built.steps)
 
     def _file(self, source: SourceFile, at: Path, uses: str) -> str | None:
-        folder = "" if uses in (".", "./") else local_path(uses)
+        folder = "" if uses in (".", *LOCAL) else local_path(uses)
         if folder is None:
             text = f"{quote(uses)} is not a path inside the repository"
             source.at_value(at, codes.WRONG_CALL, text, "write ./ and the path from the root of the repository")
@@ -133,8 +137,15 @@ class CompositeSteps:
                 text = "a composite step requires the key steps"
                 source.report.add(node.start, codes.MISSING_KEY, text, "add steps, a list with at least one entry")
             return None
-        specs = inputs.specs(model.inputs, ("inputs",), source.document, source.report)
         expressions = ExpressionChecker(source, self._compilation.hashed)
+        defaults = {name: each.default for name, each in model.inputs.items() if has_expression(each.default)}
+        for name, text in defaults.items():
+            expressions.value(("inputs", name, "default"), text, for_composite_defaults())
+        plain = {"default": None, "required": False}
+        declared = {
+            name: each.model_copy(update=plain) if name in defaults else each for name, each in model.inputs.items()
+        }
+        specs = inputs.specs(declared, ("inputs",), source.document, source.report)
         available = for_composite(expr.Names(spec.name for spec in specs))
         steps = self._build_steps(source, expressions, base, rows, BlockScope(available=available))
         ids = Ids("output", source.report)
@@ -144,6 +155,7 @@ class CompositeSteps:
             expressions.text(("outputs", name, "value"), output.value, after)
         return _CompiledFile(
             specs=specs,
+            defaults=defaults,
             outputs={name: output.value for name, output in model.outputs.items()},
             steps=steps,
             height=_height(steps),

@@ -18,7 +18,7 @@ from waterflowd.dsl.building import server_values
 from waterflowd.dsl.building.block_scope import COMPOSITE
 from waterflowd.dsl.building.contexts import ServerValue
 from waterflowd.dsl.building.embedded_expressions import condition_nodes, embedded
-from waterflowd.model.plan import BlockPlan, Json, StepPlan
+from waterflowd.model.plan import Json, StepPlan
 
 #: The context and the name by which the caller has passed a value; the name is in lower case.
 Source = tuple[str, str]
@@ -47,11 +47,11 @@ def values_of_caller(arguments: Mapping[str, Json], variables: Mapping[str, Serv
     )
 
 
-def computed(block: BlockPlan, outputs: Mapping[str, Json], values: CallerValues) -> set[Source]:
-    """The values with which the steps of the block compute, or that its outputs would record."""
+def computed(steps: Iterable[StepPlan], outputs: Mapping[str, Json], values: CallerValues) -> set[Source]:
+    """The values with which the steps compute, or that the outputs would record."""
     if not values.inputs and not values.env:
         return set()
-    found = {source for step in block.steps for source in _of_step(step, values)}
+    found = {source for step in steps for source in _of_step(step, values)}
     return found | set(_of_texts(outputs, values, is_sent=False))
 
 

@@ -83,7 +83,8 @@ class _Importer:
         )
         if not make_valid(text, aim, self.imported):
             return None
-        if names := rewriting.secrets_of(text.text):
+        document = _document(text.text)
+        if document is not None and (names := rewriting.secrets_of(document)):
             self.imported.change(path, 0, f"secrets to store and to grant: {', '.join(names)}")
         self._written[written] = text.text.encode()
         self.imported.files.append(WrittenFile(path=target, content=text.text, source=path))
@@ -95,6 +96,8 @@ class _Importer:
             before = text.text
             if not is_step and (document := _document(text.text)) is not None:
                 rewriting.use_group(text, document, self._origin.group, path, self.imported)
+            if not is_step and (document := _document(text.text)) is not None:
+                rewriting.keep_queue(text, document, path, self.imported)
             if (document := _document(text.text)) is not None:
                 rewriting.use_new_paths(text, document, self._new_path, path, self.imported)
             if text.text == before:
@@ -102,7 +105,7 @@ class _Importer:
 
     def _new_path(self, uses: str) -> str | None:
         """Import what a `uses` refers to; return the new `uses`, None if it stays."""
-        path = joined("", uses)
+        path = joined("", uses.removeprefix("$/"))
         if path is None:
             return None
         if path.endswith((".yml", ".yaml")):

@@ -118,7 +118,7 @@ def _user_of(document: Document, path: str) -> Path | None:
     """Return the path of the `uses` that refers to another file of the repository."""
     for part in parts(document.root):
         if part.path[-1:] == ("uses",) and isinstance(part.node, Scalar):
-            used = part.node.text.removeprefix("./").rstrip("/")
+            used = part.node.text.removeprefix("./").removeprefix("$/").rstrip("/")
             if path == used or path.rpartition("/")[0] == used:
                 return part.path
     return None

@@ -262,7 +262,15 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
     # Repositories are watched later; no step asks before.
     origins = CacheOrigins(engine.history, lambda name: reconciler.default_ref(name), repositories.url)
     artifacts = (
-        artifact_parts.with_store(config, engine, link, clock, origins, lambda run: log.run(run) is not None)
+        artifact_parts.with_store(
+            config,
+            engine,
+            link,
+            clock,
+            origins,
+            is_run=lambda run: log.run(run) is not None,
+            events=lambda: driver.metrics.events,
+        )
         if compose is _log_engine
         else artifact_parts.without_store(engine, link, clock, origins)
     )

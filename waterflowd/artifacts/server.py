@@ -9,6 +9,7 @@ Rules of this file:
   repeated.
 - Disks are slow: one thread writes, and one reads. What waits for them is bounded, for each agent and in total; whatever
   exceeds that is answered at once, with a time to ask again. So artifacts take a bounded amount of memory.
+- Steps come first: while some are in progress, blocks are spaced (`pacing.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from waterflowd.artifacts.blocks import scope_of
 from waterflowd.artifacts.caches.origins import CacheOrigins
 from waterflowd.artifacts.caches.requests import CacheRequests
 from waterflowd.artifacts.metrics import ArtifactMetrics
+from waterflowd.artifacts.pacing import Pacing
 from waterflowd.artifacts.records import ArtifactRecord
 from waterflowd.artifacts.reruns import KeptArtifacts
 from waterflowd.artifacts.storage import DirectoryStorage, Storage, StoreThreads
@@ -47,6 +49,7 @@ _ATTEMPT_SLACK_BYTES = 256 << 20
 _ATTEMPTS_MAX, _TABLES_MAX = 4_096, 8
 #: Digests in one list of artifacts: 1 MiB.
 _LISTED_MAX = 32_768
+_BLOCKS = messages.StoreBlock | messages.ReadBlock | messages.ReadCacheBlock
 _NOT_OPEN = "the attempt that uses the artifact is not open on this server"
 Result = TypeVar("Result")
 
@@ -64,10 +67,12 @@ class ArtifactServer:
         caches: CacheRequests | None = None,
         origins: CacheOrigins | None = None,
         storage: Storage | None = None,
+        pacing: Pacing | None = None,
     ) -> None:
         """Without a store, which only the log engine has, requests are refused, except for the origin of a run.
 
-        `storage` has the blocks of artifacts, by default the store; those of caches are always in the store.
+        `storage` has the blocks of artifacts, by default the store; those of caches are always in the store. Without `pacing`,
+        transfers are as fast as they can be.
         """
         self._attempts = attempts
         self._link = link
@@ -84,6 +89,7 @@ class ArtifactServer:
         self._threads = StoreThreads() if storage is None else storage.threads
         self._directory = None if store is None else DirectoryStorage(store, self._threads)
         self._storage = self._directory if storage is None else storage
+        self._pacing = pacing
 
     def requested(self, agent: AgentId, request: messages.ArtifactRequest) -> None:
         """An agent asks for something."""
@@ -139,6 +145,8 @@ class ArtifactServer:
     ) -> None:
         try:
             result = await self._carry_out(request, held, store)
+            if self._pacing is not None and isinstance(request.action, _BLOCKS):
+                await asyncio.sleep(self._pacing.delay_s())
             response = messages.ArtifactResponse(request.key, request.number, result)
         except WaterflowError as error:
             response = messages.ArtifactResponse(request.key, request.number, None, error.code, error.text)

@@ -24,6 +24,7 @@ from waterflowd.artifacts.cleaning import ArtifactCleaner
 from waterflowd.artifacts.deletion import ArtifactDeleter
 from waterflowd.artifacts.limits import ArtifactUsage
 from waterflowd.artifacts.metrics import StorageFigures
+from waterflowd.artifacts.pacing import Pacing
 from waterflowd.artifacts.reading import ArtifactReader
 from waterflowd.artifacts.reruns import KeptArtifacts
 from waterflowd.artifacts.server import ArtifactServer
@@ -59,8 +60,9 @@ def with_store(
     clock: ports.Clock,
     origins: CacheOrigins,
     is_run: Callable[[RunId], bool],
+    events: Callable[[], int],
 ) -> ArtifactParts:
-    """The parts with the store in the data directory; `is_run` says whether a run exists.
+    """The parts with the store in the data directory; `is_run` says whether a run exists, `events` how many were committed.
 
     Raises `Rejected` WF620 or WF622 for a bucket that is not configured completely.
     """
@@ -70,7 +72,15 @@ def with_store(
     caches = CacheStore(store, config.caches.limits)
     requests = CacheRequests(store, caches, origins, clock)
     server = ArtifactServer(
-        engine.attempts, link, clock, store, kept, requests, origins, None if bucket is None else bucket.storage
+        engine.attempts,
+        link,
+        clock,
+        store,
+        kept,
+        requests,
+        origins,
+        storage=None if bucket is None else bucket.storage,
+        pacing=Pacing(events),
     )
     cleaner = ArtifactCleaner(store, server, clock, is_run, caches, None if bucket is None else bucket.cleaner)
 

@@ -145,8 +145,8 @@ class ArtifactServer:
     ) -> None:
         try:
             result = await self._carry_out(request, held, store)
-            if self._pacing is not None and isinstance(request.action, _BLOCKS):
-                await asyncio.sleep(self._pacing.delay_s())
+            if self._pacing is not None and isinstance(request.action, _BLOCKS) and (delay_s := self._pacing.delay_s()):
+                await asyncio.sleep(delay_s)
             response = messages.ArtifactResponse(request.key, request.number, result)
         except WaterflowError as error:
             response = messages.ArtifactResponse(request.key, request.number, None, error.code, error.text)

@@ -1,8 +1,8 @@
 """Whether the steps of this server can use a Docker engine, which the agent reports: jobs with containers go only where one is.
 
 Theory. Only the users of steps need access to an engine, so the question is asked as these users, by a process of theirs
-(`nodes.containers.probe`). That costs some milliseconds, so it is asked rarely. But a look at the engine's socket costs
-nothing: as long as there is none there is no engine, and an engine that starts makes a new one.
+(`nodes.containers.probe`). That costs some milliseconds, so it is asked rarely. Looking at the engine's socket costs nothing:
+without a socket no engine runs, and an engine that starts creates a new one.
 """
 
 from __future__ import annotations

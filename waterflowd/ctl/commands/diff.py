@@ -72,7 +72,7 @@ def _sections(found: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
         "file": [*_file(found["file"])],
         "inputs": [_value(row) for row in found["inputs"]],
         "vars": [_value(row) for row in found["vars"]],
-        "servers": [*_servers(found["servers"])],
+        "servers": [*_changed_names(found["servers"])],
         "steps": [_step(row) for row in found["steps"]],
         "reports": [line for row in found["reports"] for line in _report(row)],
         "artifacts": [line for row in found["artifacts"] or [] for line in _artifact(row)],
@@ -110,7 +110,7 @@ def _change(row: dict[str, Any]) -> str:
     return f"{before} -> {after}"
 
 
-def _servers(row: dict[str, Any], what: str = "") -> Iterator[str]:
+def _changed_names(row: dict[str, Any], what: str = "") -> Iterator[str]:
     for sign, names in (("+", row["added"]), ("-", row["gone"])):
         if names:
             yield style(f"{sign} {what}{escape_for_display(', '.join(names))}", _COLORS[sign])
@@ -118,8 +118,8 @@ def _servers(row: dict[str, Any], what: str = "") -> Iterator[str]:
 
 def _report(row: dict[str, Any]) -> Iterator[str]:
     job = escape_for_display(row["job"])
-    yield from _servers(row["columns"], f"{job}, column ")
-    yield from _servers(row["rows"], f"{job}, row ")
+    yield from _changed_names(row["columns"], f"{job}, column ")
+    yield from _changed_names(row["rows"], f"{job}, row ")
     for cell in row["cells"]:
         yield f"{job}, {escape_for_display(cell['row'])}, {escape_for_display(cell['column'])}: {_change(cell)}"
     if row["cells_total"] > len(row["cells"]):

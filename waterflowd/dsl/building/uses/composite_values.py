@@ -3,8 +3,8 @@
 Its file is compiled without its callers. So where a caller passes such a value, as an input or in its environment, the steps of
 the file are searched for expressions that would compute with it, or that the daemon would record.
 
-Rules of this file: a name of the file stands for the names of the caller that it contains (its sources). Sources follow
-values through `env` and through the inputs of composite steps that it uses.
+Rules of this file: for each input and variable inside the file, it is known which values of the caller it contains (its
+sources). Sources follow values through `env`, and through the inputs of composite steps that the file uses.
 """
 
 from __future__ import annotations

@@ -111,6 +111,12 @@ enroll-listen = "tcp://127.0.0.1:{self.enroll_port}"
         self._daemon = self.spawn(self.daemon_module, "run", "--config", str(self.config), log=self.log)
         wait_until(self._is_ready, "the daemon to be ready")
 
+    def start_with_two_agents(self) -> None:
+        """Starts the daemon, and the agents `web-1` and `web-2` of the group `web`."""
+        self.start_daemon()
+        self.add_agent("web-1", "web")
+        self.add_agent("web-2", "web")
+
     def _is_ready(self) -> bool:
         assert self._daemon is not None
         if (code := self._daemon.poll()) is not None:

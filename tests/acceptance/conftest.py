@@ -61,9 +61,7 @@ def empty_cluster(tmp_path: Path, engine_name: str | None, make_cluster: MakeClu
 @pytest.fixture
 def cluster(empty_cluster: Cluster) -> Cluster:
     """A cluster with a daemon and two agents of the group `web`."""
-    empty_cluster.start_daemon()
-    empty_cluster.add_agent("web-1", "web")
-    empty_cluster.add_agent("web-2", "web")
+    empty_cluster.start_with_two_agents()
     return empty_cluster
 
 
@@ -72,9 +70,7 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory, make_cluster: MakeC
     """Such a cluster for tests that leave its processes running."""
     made = make_cluster(tmp_path_factory.mktemp("cluster"))
     try:
-        made.start_daemon()
-        made.add_agent("web-1", "web")
-        made.add_agent("web-2", "web")
+        made.start_with_two_agents()
         yield made
     finally:
         made.close()

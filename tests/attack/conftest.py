@@ -25,9 +25,7 @@ def empty_arena(tmp_path: Path) -> Iterator[Arena]:
 @pytest.fixture
 def arena(empty_arena: Arena) -> Arena:
     """An arena with a daemon and two agents of the group `web`."""
-    empty_arena.start_daemon()
-    empty_arena.add_agent("web-1", "web")
-    empty_arena.add_agent("web-2", "web")
+    empty_arena.start_with_two_agents()
     return empty_arena
 
 
@@ -36,9 +34,7 @@ def shared_arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     """Such an arena for tests that leave its processes running, and none of their own."""
     made = Arena(tmp_path_factory.mktemp("arena"))
     try:
-        made.start_daemon()
-        made.add_agent("web-1", "web")
-        made.add_agent("web-2", "web")
+        made.start_with_two_agents()
         yield made
     finally:
         made.close()

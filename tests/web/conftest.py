@@ -39,9 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, installed_wheels: Path) -> It
     made = Site(tmp_path_factory.mktemp("site"), installed_wheels)
     try:
         made.make_repository()
-        made.start_daemon()
-        made.add_agent("web-1", "web")
-        made.add_agent("web-2", "web")
+        made.start_with_two_agents()
         made.runs = {name: made.start(text) for name, text in SAMPLES.items()}
         for name in ("good", "failing", "hostile"):
             made.wait_for(made.runs[name])

@@ -25,9 +25,7 @@ def temporal_cluster(tmp_path: Path) -> Iterator[TemporalCluster]:
     try:
         made = TemporalCluster(tmp_path, server)
         try:
-            made.start_daemon()
-            made.add_agent("web-1", "web")
-            made.add_agent("web-2", "web")
+            made.start_with_two_agents()
             yield made
         finally:
             made.close()

@@ -1,8 +1,9 @@
 """Spaces the blocks of transfers while steps are in progress, so that steps do not wait for them.
 
-Rules of this file: a block takes the daemon and the process of its port some milliseconds, and a step passes through both
-several times. So, while events are committed, the answers to blocks leave at most once in `GAP_S`, for all agents together; an
-agent has few requests in flight, so it sends no more than that. Without steps, transfers are as fast as they can be.
+Rules of this file: a block takes the daemon, its disk and the process of its port some milliseconds, and a step passes through
+all of them several times. So, while events are committed, the answers to blocks leave at intervals, for all agents together; an
+agent has few requests in flight, so it sends no more than that. The interval follows the time that blocks take: transfers use
+the same share of a slow disk as of a fast one. Without steps, transfers are as fast as they can be.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-#: Between two blocks: 256 KiB each, so this is 32 MiB a second.
-GAP_S = 0.008
+#: Between two blocks of 256 KiB each: from 32 MiB a second to 8.
+INTERVAL_MIN_S, INTERVAL_MAX_S = 0.008, 0.032
+#: A block takes one part in so many of the time.
+SHARE = 6
 #: Steps count as in progress for so long after an event.
 ACTIVE_S = 0.05
+#: Weight of the newest block in the mean time that a block takes.
+_NEWEST = 0.125
 
 
 class Pacing:
@@ -26,14 +31,21 @@ class Pacing:
         self._seen = events()
         self._active_until = 0.0
         self._next_at = 0.0
+        self._mean_s = 0.0
 
-    def delay_s(self) -> float:
-        """How long the answer to a block has to wait; each call is the turn of one answer."""
+    @property
+    def now_s(self) -> float:
+        """The time of the clock in which blocks are measured, in seconds."""
+        return self._now_s()
+
+    def delay_s(self, began_s: float) -> float:
+        """How long the answer to a block that began at `began_s` has to wait; each call is the turn of one answer."""
         now, events = self._now_s(), self._events()
+        self._mean_s += _NEWEST * (now - began_s - self._mean_s)
         if events != self._seen:
             self._seen, self._active_until = events, now + ACTIVE_S
         if now >= self._active_until:
             return 0.0
         at = max(now, self._next_at)
-        self._next_at = at + GAP_S
+        self._next_at = at + min(max(SHARE * self._mean_s, INTERVAL_MIN_S), INTERVAL_MAX_S)
         return at - now

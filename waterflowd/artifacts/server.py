@@ -144,9 +144,13 @@ class ArtifactServer:
         self, agent: AgentId, request: messages.ArtifactRequest, held: HeldAttempt, store: ArtifactStore | None
     ) -> None:
         try:
-            result = await self._carry_out(request, held, store)
-            if self._pacing is not None and isinstance(request.action, _BLOCKS) and (delay_s := self._pacing.delay_s()):
-                await asyncio.sleep(delay_s)
+            if self._pacing is not None and isinstance(request.action, _BLOCKS):
+                began_s = self._pacing.now_s
+                result = await self._carry_out(request, held, store)
+                if delay_s := self._pacing.delay_s(began_s):
+                    await asyncio.sleep(delay_s)
+            else:
+                result = await self._carry_out(request, held, store)
             response = messages.ArtifactResponse(request.key, request.number, result)
         except WaterflowError as error:
             response = messages.ArtifactResponse(request.key, request.number, None, error.code, error.text)

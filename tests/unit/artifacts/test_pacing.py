@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from waterflowd.artifacts.pacing import ACTIVE_S, GAP_S, Pacing
+from waterflowd.artifacts.pacing import ACTIVE_S, INTERVAL_MAX_S, INTERVAL_MIN_S, SHARE, Pacing
 
 
 class Daemon:
@@ -14,22 +14,39 @@ class Daemon:
         self.now, self.events = 100.0, 7
         self.pacing = Pacing(lambda: self.events, lambda: self.now)
 
+    def delay_s(self, took_s: float = 0.0) -> float:
+        """Of a block that took so long."""
+        return self.pacing.delay_s(self.pacing.now_s - took_s)
+
 
 def test_without_steps_nothing_waits() -> None:
     """Events before the first block do not count."""
     daemon = Daemon()
-    assert [daemon.pacing.delay_s() for _ in range(3)] == [0, 0, 0]
+    assert [daemon.delay_s() for _ in range(3)] == [0, 0, 0]
 
 
 def test_while_steps_are_in_progress_blocks_take_turns() -> None:
     """Each waits for the one before, and a block that comes later than its turn does not wait."""
     daemon = Daemon()
     daemon.events += 1
-    delays = [daemon.pacing.delay_s() for _ in range(4)]
-    assert delays == pytest.approx([0, GAP_S, 2 * GAP_S, 3 * GAP_S])
-    daemon.now += 5 * GAP_S
+    delays = [daemon.delay_s() for _ in range(4)]
+    assert delays == pytest.approx([0, INTERVAL_MIN_S, 2 * INTERVAL_MIN_S, 3 * INTERVAL_MIN_S])
+    daemon.now += 5 * INTERVAL_MIN_S
     daemon.events += 1
-    assert daemon.pacing.delay_s() == 0
+    assert daemon.delay_s() == 0
+
+
+@pytest.mark.parametrize(
+    ("took_s", "interval_s"), [(0.003, SHARE * 0.003), (INTERVAL_MAX_S, INTERVAL_MAX_S), (0.0001, INTERVAL_MIN_S)]
+)
+def test_turns_are_longer_where_blocks_take_longer(took_s: float, interval_s: float) -> None:
+    """Within limits: blocks that took so long before there were steps are enough to know it."""
+    daemon = Daemon()
+    for _ in range(100):
+        daemon.delay_s(took_s)
+    daemon.events += 1
+    delays = [daemon.delay_s(took_s) for _ in range(3)]
+    assert delays == pytest.approx([0, interval_s, 2 * interval_s], rel=0.01)
 
 
 def test_after_the_last_event_transfers_are_fast_again() -> None:
@@ -37,6 +54,6 @@ def test_after_the_last_event_transfers_are_fast_again() -> None:
     daemon = Daemon()
     daemon.events += 1
     for _ in range(100):
-        daemon.pacing.delay_s()
+        daemon.delay_s()
     daemon.now += ACTIVE_S
-    assert daemon.pacing.delay_s() == 0
+    assert daemon.delay_s() == 0

@@ -216,7 +216,7 @@ jobs:
     expect(compared.get_by_role("region", name="Inputs")).to_contain_text("0 → 7")
     expect(compared.get_by_role("region", name="Steps that ended differently")).to_contain_text("success")
     expect(compared.get_by_role("region", name="Reports")).to_contain_text("small, Size 0 → 7")
-    expect(compared.get_by_role("region", name="Artifacts")).to_contain_text("size.txt 1 bytes → 7 bytes")
+    expect(compared.get_by_role("region", name="Artifacts")).to_contain_text("size.txt 1 byte → 7 bytes")
     expect(compared.get_by_role("region", name="Commits between").get_by_role("listitem")).to_have_text(
         [re.compile("second change"), re.compile("first change")]
     )

@@ -24,6 +24,23 @@ jobs:
     steps: [{name: Ship, run: echo shipped}]
 """
 
+#: Keeps which marks of the axis overlap when the page has been drawn for a narrow window. Later the page is drawn anyway,
+#: because times grow.
+_WATCH_MARKS = """() => {
+  const overlapping = () => {
+    const boxes = [...document.querySelectorAll(".ticks i")].map((mark) => {
+      const range = document.createRange();
+      range.selectNodeContents(mark);
+      return { text: mark.innerText, box: range.getBoundingClientRect() };
+    });
+    if (boxes.length === 0) return ["there are no marks"];
+    return boxes.filter(({ box }, index) => index > 0 && boxes[index - 1].box.right > box.left).map(({ text }) => text);
+  };
+  window.marksOverlap = new Promise((resolve) => {
+    matchMedia("(max-width: 600px)").addEventListener("change", () => setTimeout(() => resolve(overlapping())));
+  });
+}"""
+
 
 def test_the_critical_path_is_outlined_and_said_in_a_sentence(site: Site, visit: Visit) -> None:
     """`c` shows which jobs the end of the run had to wait for, and the address keeps it."""
@@ -67,6 +84,17 @@ def test_idle_time_is_folded_and_a_dragged_span_is_shown_alone(site: Site, visit
     page.mouse.up()
     expect(page).to_have_url(re.compile(r"zoom=\d+-\d+"))
     expect(page.locator(".chosen-span")).to_have_count(0)
+
+
+def test_the_marks_of_the_axis_do_not_overlap_when_the_window_becomes_narrow(site: Site, visit: Visit) -> None:
+    """A phone that is turned shows fewer of them, of a run that has ended as well."""
+    page = visit.go(f"/runs/{site.runs['failing']}")
+    expect(page.locator(".ticks i").nth(2)).to_be_visible()
+
+    page.evaluate(_WATCH_MARKS)
+    page.set_viewport_size({"width": 360, "height": 640})
+
+    assert page.evaluate("window.marksOverlap") == []
 
 
 def test_values_and_events_have_their_own_views(site: Site, visit: Visit) -> None:

@@ -102,6 +102,7 @@ export const texts = {
     atWork: "At work",
     idle: "No run is open.",
     recent: "Recent runs",
+    noneCompleted: "No run has completed yet.",
     fleet: "Servers",
     repositories: "Repositories",
     next: "Next",
@@ -211,7 +212,7 @@ export const texts = {
 
   why: {
     title: "What it waits for",
-    until: "until",
+    atLatest: "at the latest",
   },
 
   compare: {
@@ -445,7 +446,7 @@ export const texts = {
     lettersChoices: { on: "On", off: "Off" },
     about: "About",
     version: "Version",
-    licenses: "Licences of the libraries in these pages",
+    licenses: "Licenses of the libraries in these pages",
     inThisBrowser: "Stored in this browser.",
   },
 } as const;

@@ -91,6 +91,7 @@ function Recent({ runs, status }: { readonly runs: readonly RunSummary[]; readon
   if (ended.length === 0 && status.open_runs === 0) return <FirstSteps status={status} />;
   return (
     <Panel title={words.recent}>
+      {ended.length === 0 && <p class="quiet-line">{words.noneCompleted}</p>}
       <ul class="items">{ended.map((run) => <RunItem key={run.id} run={run} />)}</ul>
     </Panel>
   );

@@ -1,5 +1,6 @@
 // The time axis beside the tree: ticks, bars, and what is chosen on it by dragging.
 
+import { signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { JSX, RefObject } from "preact";
 import { between, instantAt, percent, placeOf, type Axis } from "../model/axis";
@@ -13,6 +14,8 @@ const words = texts.timeline;
 const TICKS = 8;
 /** On a phone the axis has room for two labels. */
 const NARROW = matchMedia("(max-width: 600px)");
+const isNarrow = signal(NARROW.matches);
+NARROW.addEventListener("change", () => (isNarrow.value = NARROW.matches));
 const NARROW_TICKS = 2;
 const KINDS: readonly Spent[] = ["needs", "slot", "lock", "sent", "running", "retry", "decision"];
 /** A pointer that moves less than this has clicked. */
@@ -43,10 +46,10 @@ function Fold({ axis, from, to }: { readonly axis: Axis; readonly from: number; 
 export function Ticks({ axis, origin }: { readonly axis: Axis; readonly origin: number }): JSX.Element {
   const span = axis.to - axis.from - axis.folds.reduce((sum, fold) => sum + Math.max(0, Math.min(fold.to, axis.to) - Math.max(fold.from, axis.from)), 0);
   const first = axis.from - origin;
-  const step = ticks(Math.max(span, 1), NARROW.matches ? NARROW_TICKS : TICKS)[1] ?? span;
+  const step = ticks(Math.max(span, 1), isNarrow.value ? NARROW_TICKS : TICKS)[1] ?? span;
   const marks: number[] = [];
   for (let at = Math.ceil(first / step) * step; at <= axis.to - origin && marks.length < 500; at += step) marks.push(origin + at);
-  const isShown = (at: number): boolean => percent(axis, at) < (NARROW.matches ? 45 : 92) && !axis.folds.some((fold) => at > fold.from && at < fold.to);
+  const isShown = (at: number): boolean => percent(axis, at) < (isNarrow.value ? 45 : 92) && !axis.folds.some((fold) => at > fold.from && at < fold.to);
   return (
     <span class="ticks" aria-hidden="true">
       {axis.folds.map((fold) => <Fold key={fold.from} axis={axis} from={fold.from} to={fold.to} />)}

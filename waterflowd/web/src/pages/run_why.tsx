@@ -37,7 +37,7 @@ export function Why({ run, place, seq }: { readonly run: string; readonly place:
           <li key={index}>
             {link.place !== null && link.place !== place && <a class="mono" href={`?place=${encodeURIComponent(link.place)}`} onClick={(event) => { event.preventDefault(); view({ place: link.place }); }}>{visible(link.place)}</a>}
             <span>{visible(link.text)}</span>
-            {link.until !== null && <small>{words.until} <Time at={link.until} /></small>}
+            {link.until !== null && <small><Time at={link.until} /> {words.atLatest}</small>}
             {link.next !== null && <Command text={link.next} />}
           </li>
         ))}

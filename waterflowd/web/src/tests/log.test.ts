@@ -187,7 +187,7 @@ test("lines of many servers are ordered by time, and stay in order where it is e
 });
 
 test("sizes and times of lines are short", () => {
-  assert.deepEqual([812, 1536, 19_083_264, 3 * 1024 ** 3].map(bytesText), ["812 bytes", "1.5 KiB", "18.2 MiB", "3.0 GiB"]);
+  assert.deepEqual([0, 1, 812, 1536, 19_083_264, 3 * 1024 ** 3].map(bytesText), ["0 bytes", "1 byte", "812 bytes", "1.5 KiB", "18.2 MiB", "3.0 GiB"]);
   assert.deepEqual([400, 12_345, 185_230, 7_385_000].map((ms) => lineTime(1000 + ms, 1000, "start")), ["0.4s", "12.3s", "3:05.2", "2:03:05"]);
   assert.deepEqual([lineTime(5, 0, "off"), lineTime(null, 0, "start")], ["", ""]);
 });

@@ -4,8 +4,9 @@ import { clock } from "../times";
 
 const UNITS = ["bytes", "KiB", "MiB", "GiB"] as const;
 
-/** `812 bytes`, `18.2 MiB`. */
+/** `1 byte`, `812 bytes`, `18.2 MiB`. */
 export function bytesText(bytes: number): string {
+  if (bytes === 1) return "1 byte";
   let value = bytes;
   let unit = 0;
   while (value >= 1024 && unit < UNITS.length - 1) {

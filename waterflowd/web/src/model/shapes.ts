@@ -138,6 +138,8 @@ export interface Agent {
   readonly text: string;
   readonly slots: number;
   readonly slots_busy: number;
+  /** Null if the agent has not said; `problem` is empty if jobs can have containers there. */
+  readonly docker: { readonly version: string; readonly problem: string } | null;
   readonly alarm: string;
 }
 

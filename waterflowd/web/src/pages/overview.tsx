@@ -5,7 +5,7 @@ import type { JSX } from "preact";
 import { useQuery } from "../live/query";
 import type { Change } from "../live/stream";
 import { visible } from "../model/lines";
-import type { Attention, RunList, RunPart, RunSummary, SystemStatus } from "../model/shapes";
+import type { Agent, Attention, RunList, RunPart, RunSummary, SystemStatus } from "../model/shapes";
 import { stateOf } from "../model/states";
 import { Command } from "../parts/copy";
 import { Glyph } from "../parts/glyph";
@@ -124,10 +124,29 @@ function Servers({ status }: { readonly status: SystemStatus }): JSX.Element {
               <li key={agent.fingerprint}><Glyph state="lost" /><span class="what"><b>{visible(agent.name)}</b><small>{visible(agent.alarm || agent.text)}</small></span></li>
             ))}
           </ul>
+          {up.length > 0 && <DockerEngines agents={up} />}
         </>
       )}
     </Panel>
   );
+}
+
+/** Where jobs can have containers, and why not elsewhere: closed, because most groups of servers need no engine. */
+function DockerEngines({ agents }: { readonly agents: readonly Agent[] }): JSX.Element {
+  const usable = agents.filter((agent) => agent.docker?.problem === "");
+  return (
+    <details class="more">
+      <summary title={words.dockerTitle}>{words.docker(usable.length, agents.length)}</summary>
+      <ul class="items tight">
+        {agents.map((agent) => <li key={agent.fingerprint}><span class="what"><b>{visible(agent.name)}</b><small>{engineText(agent)}</small></span></li>)}
+      </ul>
+    </details>
+  );
+}
+
+function engineText({ docker }: Agent): string {
+  if (docker === null) return words.engineNotKnown;
+  return docker.problem === "" ? words.engine(visible(docker.version)) : words.noEngine(visible(docker.problem));
 }
 
 function Repositories({ status }: { readonly status: SystemStatus }): JSX.Element {

@@ -82,6 +82,18 @@ def test_the_file_of_a_composite_step_is_recognized(tmp_path: Path) -> None:
     assert (result.exit_code, f"{tmp_path / 's' / 'step.yml'}:1:29: error WF125" in result.output) == (1, True)
 
 
+@pytest.mark.parametrize("folder", [".", "./", "workflows/.."])
+def test_a_mistake_in_a_file_that_others_use_is_reported_once(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A composite step in the root is checked by itself and in the workflow that uses it, whatever the folder is called."""
+    write(tmp_path, {"step.yml": "steps: [{run: 'x ${{ inputs.a }}'}]\n"})
+    write(tmp_path, {"workflows/a.yml": "jobs: {a: {runs-on: g, steps: [{uses: ./}]}}\n"})
+    monkeypatch.chdir(tmp_path)
+    lines = [line for line in ctl(folder).output.splitlines() if "WF125" in line]
+    assert [line.partition(" ")[0] for line in lines] == ["step.yml:1:29:"]
+
+
 def test_the_root_can_be_set(tmp_path: Path) -> None:
     """This is needed where neither Git nor the folders determine it."""
     write(tmp_path, {"flows/deep/a.yml": CALLER, "flows/lib/b.yml": CALLEE})

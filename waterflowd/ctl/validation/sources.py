@@ -1,8 +1,8 @@
 """Find the workflow files for `validate`: on disk, or in the commits of a Git range.
 
 Rules of this file: a workflow has a path from the root of its repository, by which other files refer to it, and a display
-path, as the user typed it. Files that it uses are read from the same source. Only regular files are read, up to the size
-limit of the language.
+path, as the user typed it (without `.` and `..`). Files that it uses are read from the same source. Only regular files are
+read, up to the size limit of the language.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def _from_disk(file: str, root: str | None) -> WorkflowFile:
 
     def display_path(path: str) -> str:
         if path == inside:
-            return file
+            # One spelling for each file, so that it is recognized when another one uses it.
+            return os.path.normpath(file)
         return str(base / path) if os.path.isabs(file) else os.path.relpath(base / path)
 
     return WorkflowFile(

@@ -21,6 +21,7 @@ from waterflow_agent import addresses, durations, environment_variables, keys
 from waterflow_agent.environment_variables import EnvironmentSettings
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution.step_policy import MEMORY_SHARE, StepPolicy, memory_of_machine
+from waterflow_agent.type_errors import located
 
 DEFAULT_FILE = Path("/etc/waterflow/agent.toml")
 ENVIRONMENT_PREFIX = "WATERFLOW_AGENT_"
@@ -133,7 +134,7 @@ def load(
         config = msgspec.convert(settings, Config, strict=False)
         return _checked(config if config.name else msgspec.structs.replace(config, name=_host_name()))
     except msgspec.ValidationError as error:
-        raise Rejected("WF620", f"invalid configuration: {error}") from error
+        raise Rejected("WF620", f"invalid configuration: {located(error)}") from error
     except Rejected as error:
         raise Rejected(error.code, found.name_source(error.text, overridden=overrides)) from error
 
@@ -199,7 +200,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except msgspec.ValidationError as error:
         found = re.search(r"`\$\.([a-z-]+)", str(error))
         line = f":{_line_of(text, found.group(1))}" if found else ""
-        raise Rejected("WF620", f"{path}{line}: {error}") from error
+        raise Rejected("WF620", f"{path}{line}: {located(error)}") from error
     return settings
 
 

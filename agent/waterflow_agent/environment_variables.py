@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 import msgspec
 
 from waterflow_agent.errors import Rejected
+from waterflow_agent.type_errors import located
 
 #: More numbered tables are a mistake.
 TABLES_MAX = 1000
@@ -201,7 +202,7 @@ def _parse(kind: Any, text: str, name: str, separator: str) -> Any:
     try:
         msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise Rejected("WF620", f"{name}: {error}") from error
+        raise Rejected("WF620", f"{name}: {located(error)}") from error
     return value
 
 

@@ -29,7 +29,15 @@ PURE: dict[str, frozenset[str]] = {
     "waterflowd.model": frozenset({"waterflow_agent.attempts", "waterflow_agent.durations", RECORDS}),
     "waterflowd.expr": frozenset({"waterflowd.model"}),
     "waterflowd.dsl": frozenset(
-        {"waterflowd.model", "waterflowd.expr", "waterflow_agent.nodes.schema", "pydantic", "pydantic_core", RECORDS}
+        {
+            "waterflowd.model",
+            "waterflowd.expr",
+            "waterflow_agent.nodes.schema",
+            "waterflow_agent.type_errors",
+            "pydantic",
+            "pydantic_core",
+            RECORDS,
+        }
     ),
     "waterflowd.engine": frozenset({"waterflowd.model", "waterflowd.expr", "waterflow_agent.server_paths", RECORDS}),
     "waterflowd.fleet": frozenset({"waterflowd.model", "waterflow_agent.wire", RECORDS}),

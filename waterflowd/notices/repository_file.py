@@ -17,6 +17,7 @@ import yaml
 
 from waterflow_agent.display import escape_for_display, quote
 from waterflow_agent.errors import Rejected
+from waterflow_agent.type_errors import located
 from waterflowd.notices.channels import FORMATS, OF_REPOSITORIES, Channel
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import NAME, is_match
@@ -94,7 +95,7 @@ def channels_of(content: bytes, repository: str, limits: RepositoryChannelLimits
     try:
         found = msgspec.convert(_loaded(content), _File)
     except msgspec.ValidationError as error:
-        raise _wrong(str(error)) from None
+        raise _wrong(located(error)) from None
     channels = [_channel(item, repository, limits) for item in found.channels]
     names = [channel.name for channel in channels]
     for name in names:

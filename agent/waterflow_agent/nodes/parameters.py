@@ -8,22 +8,9 @@ import msgspec
 
 from waterflow_agent.errors import Rejected
 from waterflow_agent.nodes import schema
+from waterflow_agent.type_errors import explain
 
 Record = TypeVar("Record", bound=msgspec.Struct)
-
-_WORDS = (
-    ("Object contains unknown field", "unknown key"),
-    ("Object missing required field", "missing key"),
-    ("`str` matching regex '^[^,]*$'", "text without a comma"),
-    ("`object`", "a map"),
-    ("`array`", "a list"),
-    ("`str`", "text"),
-    ("`int`", "a whole number"),
-    ("`float`", "a number"),
-    ("`bool`", "true or false"),
-    ("`null`", "nothing"),
-    ("`", ""),
-)
 
 
 def find(name: str) -> schema.NodeSchema:
@@ -49,13 +36,5 @@ def convert(name: str, record: type[Record], params: dict[str, Any]) -> Record:
     try:
         return msgspec.convert(params, record, strict=True)
     except msgspec.ValidationError as error:
-        raise Rejected("WF702", f'node "{name}": {_in_words(str(error))}') from error
-
-
-def _in_words(text: str) -> str:
-    """Rewrite an error such as `Expected `str`, got `int` - at `$.message`` without the notation of msgspec."""
-    expectation, separator, path = text.partition(" - at ")
-    for technical, plain in _WORDS:
-        expectation = expectation.replace(technical, plain)
-    field = path.strip("`").removeprefix("$").removeprefix(".")
-    return f"with.{field}: {expectation[:1].lower()}{expectation[1:]}" if separator and field else expectation
+        text, field = explain(error)
+        raise Rejected("WF702", f'node "{name}": {f"with.{field}: " if field else ""}{text}') from error

@@ -123,9 +123,9 @@ def test_the_environment_replaces_the_lists_of_the_file(tmp_path: Any) -> None:
         ({"WATERFLOWD_REPOSITORIES": "[{name = ops}]"}, "WATERFLOWD_REPOSITORIES: neither JSON nor a TOML value: "),
         (
             {"WATERFLOWD_REPOSITORIES": '[{"name": "a"}]'},
-            "WATERFLOWD_REPOSITORIES: Object missing required field `url`",
+            'WATERFLOWD_REPOSITORIES: [0]: missing key "url"',
         ),
-        ({"WATERFLOWD_QUOTAS_RUNS_PER_HOUR": "many"}, "WATERFLOWD_QUOTAS_RUNS_PER_HOUR: Expected `int`"),
+        ({"WATERFLOWD_QUOTAS_RUNS_PER_HOUR": "many"}, "WATERFLOWD_QUOTAS_RUNS_PER_HOUR: expected a whole number"),
         (
             OPS | {"WATERFLOWD_REPOSITORIES_0_QUOTAS": "runs-per-hour"},
             "WATERFLOWD_REPOSITORIES_0_QUOTAS: expected key=value, found 'runs-per-hour'",

@@ -136,7 +136,7 @@ def only_error(text: str) -> Diagnostic:
         (workflow(steps="{uses: log@v9, with: {message: x}}"), "WF114", "no version"),
         (workflow(steps="{uses: log, with: {mesage: x, message: y}}"), "WF115", 'did you mean "message"'),
         (workflow(steps="{uses: log}"), "WF115", "message"),
-        (workflow(steps="{uses: log, with: {message: [x]}}"), "WF115", "message: expected str"),
+        (workflow(steps="{uses: log, with: {message: [x]}}"), "WF115", "message: expected text, not a list"),
         (workflow(steps="{uses: shell, with: {run: x, env: {}}}"), "WF115", "key of the step"),
         (workflow(steps="{uses: sleep}"), "WF115", "duration or until"),
         (workflow(steps="{uses: sleep, with: {duration: 1s, until: 0}}"), "WF115", "either duration or until"),
@@ -267,9 +267,9 @@ def test_all_unsafe_positions_of_a_script_are_reported() -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("{uses: set-outputs, with: {outputs: [{a: '${{ git.sha }}'}]}}", "outputs: expected object, got array"),
-        ("{uses: shell, with: {run: x, args: {a: '${{ git.sha }}'}}}", "args: expected array, got object"),
-        ("{uses: shell, with: {run: x, args: ['${{ git.sha }}', [b]]}}", "args: expected str, got array"),
+        ("{uses: set-outputs, with: {outputs: [{a: '${{ git.sha }}'}]}}", "outputs: expected a mapping, not a list"),
+        ("{uses: shell, with: {run: x, args: {a: '${{ git.sha }}'}}}", "args: expected a list, not a mapping"),
+        ("{uses: shell, with: {run: x, args: ['${{ git.sha }}', [b]]}}", "args: expected text, not a list"),
     ],
 )
 def test_known_parts_of_a_parameter_with_expressions_are_checked(language: Language, step: str, message: str) -> None:

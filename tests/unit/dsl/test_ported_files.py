@@ -417,7 +417,11 @@ def test_usual_patterns_are_not_reported(language: Language, patterns: str) -> N
     ("text", "place", "words"),
     [
         ("on: true" + with_step("{run: x}"), "1:5", "on: expected an event such as push, a list of events, or"),
-        (with_step("{run: x}", "needs: {a: x},"), "3:26", "needs: expected"),
+        (
+            with_step("{run: x}", "needs: {a: x},"),
+            "3:26",
+            "needs: expected the id of a job or a list of ids, not a mapping",
+        ),
         (with_step("echo a"), "3:28", 'steps[0]: expected a mapping, not "echo a"'),
         (with_step("{run: x, shell: fish}"), "3:44", 'shell: "fish" is unknown'),
         ("jobs:\n  j:\n    runs-on: ${{ vars.NOPE }}\n    steps: [{run: x}]\n", "3:23", 'unknown variable "NOPE"'),

@@ -15,6 +15,7 @@ import msgspec
 from waterflow_agent import environment_variables
 from waterflow_agent.environment_variables import EnvironmentSettings
 from waterflow_agent.errors import Rejected
+from waterflow_agent.type_errors import located
 from waterflowd.app.config import checks
 from waterflowd.app.config.tables import (
     DEFAULT_FILE,
@@ -58,7 +59,7 @@ def load(
     try:
         return checks.checked(msgspec.convert(settings, Config, strict=False))
     except msgspec.ValidationError as error:
-        raise Rejected("WF620", f"invalid configuration: {error}") from error
+        raise Rejected("WF620", f"invalid configuration: {located(error)}") from error
     except Rejected as error:
         raise Rejected(error.code, found.name_source(error.text, overridden=overrides)) from error
 
@@ -80,7 +81,7 @@ def _read(path: Path) -> dict[str, Any]:
         msgspec.convert(settings, Config)
     except msgspec.ValidationError as error:
         line_text = f":{_line_of(text, *_error_location(error))}" if "`$." in str(error) else ""
-        raise Rejected("WF620", f"{path}{line_text}: {error}") from error
+        raise Rejected("WF620", f"{path}{line_text}: {located(error)}") from error
     return settings
 
 

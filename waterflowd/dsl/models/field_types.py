@@ -190,11 +190,23 @@ def _variable(value: object) -> str:
 
 
 def _texts(value: object) -> list[str]:
-    return [_static_text(item) for item in (value if isinstance(value, list) else [value])]
+    return [_static_text(item) for item in _text_or_list(value)]
 
 
 def _texts_or_expressions(value: object) -> list[str]:
-    return [_text(item) for item in (value if isinstance(value, list) else [value])]
+    return [_text(item) for item in _text_or_list(value)]
+
+
+def _text_or_list(value: object) -> list[object]:
+    if isinstance(value, dict):
+        raise wrong("expected text or a list, not a mapping")
+    return value if isinstance(value, list) else [value]
+
+
+def _job_or_list(value: object) -> object:
+    if isinstance(value, dict):
+        raise wrong("expected the id of a job or a list of ids, not a mapping")
+    return value
 
 
 def _whole_number(least: int, most: int) -> Callable[[object], int]:
@@ -509,6 +521,8 @@ DurationOrExpression = Annotated[
 ]
 #: Static text, or a list of it.
 Texts = Annotated[list[str], PlainValidator(_texts), WithJsonSchema(one_or_more_of(_STATIC_TEXT_SCHEMA))]
+#: The id of a job, or a list of ids.
+JobIds = Annotated[OneOrMore[StaticText], BeforeValidator(_job_or_list)]
 #: Text with expressions, or a list of it.
 TextsOrExpressions = Annotated[
     list[str], PlainValidator(_texts_or_expressions), WithJsonSchema(one_or_more_of(TEXT_SCHEMA))

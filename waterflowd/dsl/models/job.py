@@ -15,11 +15,11 @@ from waterflowd.dsl.models.field_types import (
     Condition,
     EnvironmentVariables,
     IdName,
+    JobIds,
     JsonValue,
     Minutes,
     MinutesOrExpression,
     Name,
-    OneOrMore,
     OrEmpty,
     OutputTexts,
     StaticText,
@@ -99,7 +99,7 @@ class Job(LanguageModel):
             "`all-servers` means every enrolled server, with `target: each`.",
         ),
     )
-    needs: OneOrMore[StaticText] = key(
+    needs: JobIds = key(
         "The ids of the jobs that must complete first: one, or a list.",
         "jobs:\n  build: {runs-on: web-servers, steps: [{run: make}]}\n  deploy:\n    needs: [build]\n"
         "    runs-on: web-servers\n    steps:\n      - run: ./deploy.sh\n",

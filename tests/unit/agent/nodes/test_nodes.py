@@ -68,9 +68,9 @@ def test_node_that_does_not_run_on_agents_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("params", "expected_message"),
     [
-        ({}, "missing key message"),
-        ({"message": 1}, "with.message: expected text, got a whole number"),
-        ({"message": "x", "mesage": "y"}, "unknown key mesage"),
+        ({}, 'missing key "message"'),
+        ({"message": 1}, "with.message: expected text, not a whole number"),
+        ({"message": "x", "mesage": "y"}, 'unknown key "mesage"'),
     ],
 )
 def test_wrong_parameter_is_named(params: dict[str, object], expected_message: str) -> None:

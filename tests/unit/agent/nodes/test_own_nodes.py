@@ -121,7 +121,7 @@ def test_wrong_parameters_are_named_before_the_node_runs(tmp_path: Path) -> None
     unknown = run(tmp_path, GREET, whom="x")
 
     assert "with.how-often: expected a whole number" in wrong.text
-    assert "unknown key whom" in unknown.text
+    assert 'unknown key "whom"' in unknown.text
     assert not [line for line in wrong.printed.splitlines() if line.startswith("hello")]
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from waterflow_agent.display import quote
 from waterflow_agent.nodes import schema as node_schema
+from waterflow_agent.type_errors import explain
 from waterflowd import expr
 from waterflowd.dsl import models
 from waterflowd.dsl.reading.tree import Document, Path, plain
@@ -50,6 +51,9 @@ _SETUP, _SETUP_HINT = (
     "actions/setup-",
     "servers keep their tools: install it there once, or run its installer in a run script",
 )
+
+#: Parameters that take lines of text.
+_LINES = frozenset(("path", "restore-keys"))
 
 #: Keys of a step, which are often written among a node's parameters by mistake.
 _STEP_KEYS = frozenset(models.keys(models.Step))
@@ -101,16 +105,16 @@ class NodeChecker:
             text = as_text(value)
             if isinstance(text, str) and text is not value and _fits(text, expected_type):
                 return text
-            reason = str(error).replace("`", "").replace("null", "nothing")
-            reason = reason.replace("str matching regex '^[^,]*$'", "text without a comma")
-            if not expr.is_static(written):
-                # A path into the static part is not a path in the file.
-                reason = reason.partition(" - at ")[0]
+            reason, within = explain(error)
+            # A path into the static part is not a path in the file.
+            place = _place(within) if expr.is_static(written) else ()
             choices = _choices(expected_type)
             if isinstance(written, str) and choices:
                 reason = f"expected one of {', '.join(choices)}, found {describe(value)}"
             hint = did_you_mean(written, choices) if isinstance(written, str) else ""
-            self._add(path, codes.WRONG_PARAMETER, f"{name}: {reason[0].lower()}{reason[1:]}", hint)
+            if isinstance(written, list) and name in _LINES:
+                hint = f"write one per line, below {name}: |"
+            self._add((*path, *place), codes.WRONG_PARAMETER, f"{name}: {reason}", hint)
         return written
 
     def _unknown_parameter(self, path: Path, node: node_schema.NodeSchema, name: str, known: list[str]) -> None:
@@ -156,6 +160,16 @@ def _static_part(value: Json) -> Json:
         case list():
             return [_static_part(item) for item in value if not has_expression(item)]
     return value
+
+
+def _place(within: str) -> Path:
+    """The keys and positions in a path of msgspec, up to the first that it does not name."""
+    found: list[str | int] = []
+    for key, position in re.findall(r"([^.\[\]]+)|\[(\d*)", within.replace("...", "")):
+        if not key and not position:
+            break
+        found.append(key or int(position))
+    return tuple(found)
 
 
 def _choices(expected_type: object) -> list[str]:

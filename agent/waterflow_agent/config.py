@@ -121,22 +121,23 @@ def load(
     a missing `file` is an error.
     """
     environment = os.environ if environment is None else environment
-    settings: dict[str, Any] = {}
     named = file or _named_by(environment)
     path = named or DEFAULT_FILE
-    if named is not None or path.exists():
-        settings |= _read_file(path)
+    in_file = _read_file(path) if named is not None or path.exists() else {}
     found = _read_environment(environment)
-    settings |= found.settings
     overrides = {key: value for key, value in (overrides or {}).items() if value is not None}
-    settings |= overrides
+    settings = in_file | found.settings | overrides
     try:
         config = msgspec.convert(settings, Config, strict=False)
         return _checked(config if config.name else msgspec.structs.replace(config, name=_host_name()))
     except msgspec.ValidationError as error:
         raise Rejected("WF620", f"invalid configuration: {located(error)}") from error
     except Rejected as error:
-        raise Rejected(error.code, found.name_source(error.text, overridden=overrides)) from error
+        text = found.name_source(error.text, overridden=overrides)
+        key = re.split(r"[^\w-]", error.text, maxsplit=1)[0]
+        if text == error.text and key in in_file and key not in overrides:
+            text = f"{path}:{_line_of(path.read_text(encoding='utf-8'), key)}: {text}"
+        raise Rejected(error.code, text) from error
 
 
 def enroll_endpoint(config: Config) -> str:

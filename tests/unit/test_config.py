@@ -100,7 +100,7 @@ def test_an_invalid_quota_is_reported_with_its_repository(tmp_path: Path, quotas
     """Its name or its value."""
     with pytest.raises(Rejected) as refused:
         load(f'[[repositories]]\nname = "a"\nurl = "/a"\nquotas = {quotas}\n', tmp_path)
-    assert refused.value.text.startswith(message)
+    assert refused.value.text.startswith(f"{tmp_path}/waterflowd.toml:4: {message}")
 
 
 def test_an_empty_configuration_is_valid(tmp_path: Path) -> None:
@@ -233,6 +233,37 @@ def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
 def test_an_invalid_value_is_reported_with_its_key(tmp_path: Path, text: str, message: str) -> None:
     """It is reported before anything is opened."""
     assert message in refusal(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("data-dir = '/x'\n[log]\nlevel = 'loud'\n", "3: log.level: "),
+        ("log.format = 'text'\nlog.level = 'loud'\n", "2: log.level: "),
+        ("[artifacts]\nreserved-bytes = 1\nkeep = 'soon'\n", "3: artifacts.keep: "),
+        (
+            "[[repositories]]\nname = 'a'\nurl = '/a'\n[[repositories]]\nname = 'b'\ninterval = '1x'\nurl = '/b'\n",
+            "6: repositories.b.interval: ",
+        ),
+        ("[[repositories]]\nname = 'a b'\nurl = '/a'\n", "1: repositories: "),
+        ("[[secrets.grants]]\nsecrets = ['a']\n", "1: secrets.grants, number 1: "),
+        ("\n\ndata-dir = ''\n", "3: data-dir "),
+    ],
+)
+def test_an_invalid_value_is_reported_with_its_line(tmp_path: Path, text: str, place: str) -> None:
+    """The line of the key, or of its table if the message is about all of it."""
+    assert refusal(text, tmp_path).startswith(f"{tmp_path}/waterflowd.toml:{place}")
+
+
+def test_a_missing_value_is_reported_with_the_file(tmp_path: Path) -> None:
+    """There is no line of a table that is not there."""
+    assert refusal("\nengine = 'temporal'\n", tmp_path).startswith(f"{tmp_path}/waterflowd.toml: temporal.address: ")
+
+
+def test_a_value_from_elsewhere_is_not_reported_with_a_line_of_the_file(tmp_path: Path) -> None:
+    """The environment overrides the file, so the mistake is there."""
+    text = refusal("[log]\nlevel = 'info'\n", tmp_path, {"WATERFLOWD_LOG_LEVEL": "loud"})
+    assert text.startswith("WATERFLOWD_LOG_LEVEL: log.level: ")
 
 
 def test_the_temporal_table_is_read(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_environment_can_name_the_file(tmp_path: Path) -> None:
         ('name = "a"\n\nslot = 3\n', ':3: unknown key "slot" (did you mean "slots"?)'),
         ("[section]\nx = 1\n", ':1: unknown key "section"'),
         ('name = "a"\nslots = "many"\n', ":2: "),
-        ("slots = 0\n", "slots: expected 1 to"),
+        ("\nslots = 0\n", "agent.toml:2: slots: expected 1 to"),
         ('node-path = ["nodes"]\n', "node-path: expected absolute directories"),
         ('server = "example.org"\n', "server: expected tcp://host:port"),
         ('server = ["tcp://a:1", "example.org"]\n', "server: expected tcp://host:port, found 'example.org'"),
@@ -107,7 +107,7 @@ def test_environment_can_name_the_file(tmp_path: Path) -> None:
         ('runner = "other"\n', "runner: expected"),
         ('server-key = "short"\n', "server-key: expected"),
         ("name = \n", "agent.toml: "),
-        ('log-level = "loud"\n', "log-level: expected"),
+        ('name = "a"\nlog-level = "loud"\n', "agent.toml:2: log-level: expected"),
     ],
 )
 def test_mistake_is_reported_with_its_location(tmp_path: Path, text: str, message: str) -> None:

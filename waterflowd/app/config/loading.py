@@ -61,7 +61,25 @@ def load(
     except msgspec.ValidationError as error:
         raise Rejected("WF620", f"invalid configuration: {located(error)}") from error
     except Rejected as error:
-        raise Rejected(error.code, found.name_source(error.text, overridden=overrides)) from error
+        text = found.name_source(error.text, overridden=overrides)
+        is_from_file = text == error.text and not any(text.startswith(key) for key in overrides)
+        place = _place_in(path, text, settings) if path is not None and is_from_file else ""
+        raise Rejected(error.code, f"{place}{text}") from error
+
+
+def _place_in(path: Path, message: str, settings: Mapping[str, Any]) -> str:
+    """File and line of the key with which a message begins, such as `log.level` or `repositories.NAME.interval`."""
+    written = re.match(r"[\w.-]*", message)
+    assert written is not None, "it may be empty"
+    table, *names = written[0].rstrip(".").split(".")
+    if table not in settings:
+        return f"{path}: "
+    number, key = 0, names[0] if names else table
+    if table in _LISTS and names:
+        numbers = [index for index, item in enumerate(settings[table]) if item.get("name") == names[0]]
+        number, key = (numbers[0] if numbers else 0), names[1] if len(names) > 1 else "name"
+    line = _line_of(path.read_text(encoding="utf-8"), (table,) if names else (), number, key)
+    return f"{path}:{line}: "
 
 
 def _read(path: Path) -> dict[str, Any]:

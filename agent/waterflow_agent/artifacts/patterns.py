@@ -13,6 +13,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -22,6 +23,8 @@ from pathlib import Path
 import msgspec
 
 _GLOB = re.compile(r"[*?\[]")
+#: What would be an operator, or an escape, in a set of a regular expression.
+_SPECIAL_IN_SETS = re.compile(r"[\\\[&~|]")
 
 
 class Selected(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,13 +51,17 @@ class Pattern:
         if text == "~" or text.startswith("~/"):
             text = home + text[1:]
         self.is_folder_only = text.endswith("/")
-        full = os.path.normpath(os.path.join(directory, text))
-        parts = full.split("/")
-        first = next((number for number, part in enumerate(parts) if _GLOB.search(part)), len(parts))
+        parts = os.path.normpath(os.path.join(directory, text)).split("/")
+        # The names of these folders are not patterns, whatever is in them.
+        fixed = max(_common_parts(parts, folder.split("/")) for folder in (directory, home))
+        first = next(
+            (number for number, part in enumerate(parts) if number >= fixed and _GLOB.search(part)), len(parts)
+        )
         #: Where the search begins: the path without its first part with a wildcard.
         self.base = "/".join(parts[:first]) or "/"
         self.is_literal = first == len(parts)
-        self._expression = re.compile(_translate(full), re.DOTALL)
+        rest = "" if self.is_literal else f"/{_translate('/'.join(parts[first:]))}"
+        self._expression = re.compile(re.escape("/".join(parts[:first])) + rest, re.DOTALL)
 
     def matches(self, path: str) -> bool:
         """Whether the pattern selects the path itself."""
@@ -114,6 +121,12 @@ def _bases(patterns: list[Pattern]) -> list[str]:
         if not any(_is_inside(base, other) for other in bases):
             bases.append(base)
     return bases
+
+
+def _common_parts(first: Sequence[str], second: Sequence[str]) -> int:
+    """How many parts both paths begin with."""
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_inside(path: str, folder: str) -> bool:
@@ -191,11 +204,12 @@ def _translate_part(part: str) -> str:
         elif character == "?":
             result.append("[^/]")
         elif character == "[" and (end := part.find("]", position + 1)) > 0:
-            inside = part[position:end].replace("\\", "\\\\")
+            inside = _SPECIAL_IN_SETS.sub(r"\\\g<0>", part[position:end])
             position = end + 1
             if inside[0] in "!^":
                 inside = "^" + inside[1:]
-            result.append(f"[{inside}]")
+            # A slash separates parts, so no set contains it.
+            result.append(f"(?!/)[{inside}]")
         else:
             result.append(re.escape(character))
     return "".join(result)

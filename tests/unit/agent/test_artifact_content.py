@@ -62,6 +62,31 @@ def test_hidden_files_are_selected_only_on_request(tmp_path: Path) -> None:
     assert patterns.select("dist", tree(tmp_path), home="/", includes_hidden=True).paths[0] == ".hidden/c"
 
 
+@pytest.mark.parametrize("name", ["build [1]", "a*b", "what?"])
+def test_the_names_of_the_working_directory_and_of_home_are_no_patterns(name: str, tmp_path: Path) -> None:
+    """Only what the lines say is one, as in GitHub's action."""
+    folder = tree(tmp_path / name)
+
+    assert patterns.select("*.txt", folder, home="/").paths == ["top.txt"]
+    assert patterns.select("../*/top.txt", folder / "dist", home="/").paths == []
+    assert patterns.select("../*.txt", folder / "dist", home="/").paths == ["top.txt"]
+    assert patterns.select("~/other/*", tmp_path, home=str(folder)).paths == ["d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("dist[!x]a.js", []),
+        ("dist[+-9]a.js", []),
+        ("dist/[!b].js", ["a.js"]),
+        ("dist/[[&&a].js", ["a.js"]),
+    ],
+)
+def test_a_set_of_characters_is_within_one_part_of_a_path(text: str, paths: list[str], tmp_path: Path) -> None:
+    """A slash is in no set, and other systems' operators of sets are ordinary characters."""
+    assert patterns.select(text, tree(tmp_path), home="/").paths == paths
+
+
 def test_links_are_followed_but_a_circle_ends(tmp_path: Path) -> None:
     """What a link points to is stored; a folder that links to itself is searched once."""
     folder = tree(tmp_path)

@@ -116,16 +116,18 @@ class BlockFiles:
 
     def get(self, scope: str, digest: bytes, *, sets_aside: bool = True) -> bytes:
         """The content of a block. Raises `Stalled` WF304 if it is missing or damaged."""
+        path = self._path(scope, digest)
         try:
-            descriptor = os.open(self._path(scope, digest), _READ)
+            descriptor = os.open(path, _READ)
             with open(descriptor, "rb") as file:
                 data = file.read()
         except FileNotFoundError:
-            data = b""
+            # It may be stored again by now, so nothing is set aside.
+            data, sets_aside = b"", False
         if hashlib.sha256(data).digest() != digest:
             with contextlib.suppress(OSError):
                 if sets_aside:
-                    os.rename(self._path(scope, digest), f"{self._path(scope, digest)}.damaged")
+                    os.rename(path, f"{path}.damaged")
             raise Stalled(
                 "WF304", f"block {digest.hex()[:16]} of an artifact is missing or damaged on the daemon's disk"
             )
@@ -178,14 +180,19 @@ class BlockFiles:
                     os.unlink(entry.path)
                     removed += status.st_size
         self._stored_bytes = total - removed
-        if removed:
-            with contextlib.suppress(OSError):
-                # Only if they are empty.
-                self._synced.discard(folder)
-                os.rmdir(folder)
-                self._synced.discard(os.path.dirname(folder))
-                os.rmdir(os.path.dirname(folder))
+        self._remove_if_empty(folder)
         return removed
+
+    def _remove_if_empty(self, folder: str) -> None:
+        """Removes a directory of blocks, and that of its scope, if nothing is in them."""
+        for path in (folder, os.path.dirname(folder)):
+            try:
+                os.rmdir(path)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return
+            self._synced.discard(path)
 
     def remove(self, scope: str, digests: Sequence[bytes], before: float) -> int:
         """Removes those of these blocks that were not touched since `before`; returns their size."""
@@ -197,6 +204,8 @@ class BlockFiles:
                     os.unlink(self._path(scope, digest))
                     removed += status.st_size
         self._stored_bytes = total - removed
+        for folder in {os.path.dirname(self._path(scope, digest)) for digest in digests}:
+            self._remove_if_empty(folder)
         return removed
 
     def path(self, scope: str, digest: bytes) -> Path:

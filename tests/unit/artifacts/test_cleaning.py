@@ -72,6 +72,16 @@ async def test_artifacts_of_removed_runs_and_expired_ones_go_with_their_blocks(c
     assert store.blocks.stored_bytes == sum(size for _, _, size in store.blocks.listed())
 
 
+async def test_empty_directories_of_blocks_go(cleaning: Cleaning) -> None:
+    """A process that was killed may have left them; each run of a workflow without a repository would add some."""
+    put(cleaning.store, "kept", {"a": b"x"})
+    (cleaning.store.root / "blocks" / "0123" / "ab").mkdir(parents=True)
+
+    await cleaning.cleaner.round()
+
+    assert cleaning.store.blocks.scopes() == [SCOPE]
+
+
 async def test_blocks_of_an_upload_in_progress_stay(cleaning: Cleaning) -> None:
     """They are young, or the upload has just asked about them."""
     store, prepared = cleaning.store, Prepared("site", {"a": b"one"})

@@ -66,7 +66,7 @@ async def test_the_space_of_a_deleted_artifact_is_free_at_once(deletion: Deletio
 
     assert left.removal == Removal(at=NOW, reason="deleted", by="ada")
     assert deletion.block_digests == set()
-    assert store.blocks.stored_bytes == 0
+    assert (store.blocks.stored_bytes, store.blocks.scopes()) == (0, [])
     assert store.of_run(RUN, NOW) == []
     (record,) = store.records.of_run(RUN)
     assert (record.name, record.files, record.removal) == ("site", 2, left.removal)

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
-from waterflow_agent.errors import WaterflowError
 from waterflowd import ports
 from waterflowd.artifacts.records import ArtifactRecord
 from waterflowd.artifacts.store import ArtifactStore
@@ -35,7 +34,10 @@ class KeptArtifacts:
         self._known: OrderedDict[RunId, None] = OrderedDict()
 
     async def keep(self, run: RunId, write: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
-        """Makes sure that a run has the artifacts that it keeps. `write` runs a call in the thread that changes the store."""
+        """Makes sure that a run has the artifacts that it keeps. `write` runs a call in the thread that changes the store.
+
+        Raises what `History.read` raises, and `OSError`; then the next call tries again.
+        """
         chain = await self._chain(run)
         # The oldest first: a re-run may keep what an earlier re-run has kept.
         for later, reused in reversed(chain):
@@ -48,10 +50,7 @@ class KeptArtifacts:
         """The run and the re-runs before it that are not known yet, the newest first."""
         chain: list[tuple[RunId, Reused]] = []
         while run not in self._known and len(chain) < _DEPTH_MAX:
-            try:
-                records = await self._history.read(run_stream(run), 1, 1)
-            except WaterflowError:
-                break
+            records = await self._history.read(run_stream(run), 1, 1)
             created = records[0].event if records else None
             if not isinstance(created, events.RunCreated) or created.reused is None:
                 break

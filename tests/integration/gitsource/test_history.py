@@ -156,6 +156,33 @@ async def test_a_history_beyond_the_limit_is_refused(ops: Git, tmp_path: Path) -
     await reader.close()
 
 
+async def test_packs_that_have_grown_too_large_are_written_anew(ops: Git, tmp_path: Path) -> None:
+    """The limit is for the history, and not for the packs of a few commits each, which take more."""
+    settings = RepositorySettings(name="ops", url=str(ops.path), fetch_bytes_max=6_000)
+    reader = file_reader(settings, mirrors=tmp_path / "mirrors")
+    await reader.listed(checkout(ops("rev-parse", "HEAD")))
+    counts = set()
+    for number in range(8):
+        await reader.listed(checkout(ops.commit(str(number))))
+        counts.add(len(list((tmp_path / "mirrors/packs/ops").glob("*.pack"))))
+    assert min(counts) == 1 < max(counts) < 8
+    await reader.close()
+
+
+async def test_more_branches_than_are_remembered_are_packed_once(
+    ops: Git, reader: RevisionFileReader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Otherwise every checkout would write another pack."""
+    monkeypatch.setattr(pack_store, "_TIPS_MAX", 2)
+    head = ops("rev-parse", "HEAD")
+    await reader.listed(checkout(head))
+    written = (tmp_path / "mirrors/packs/ops/waterflow.json").stat().st_mtime_ns
+
+    await reader.listed(checkout(head, path="b"))
+
+    assert (tmp_path / "mirrors/packs/ops/waterflow.json").stat().st_mtime_ns == written
+
+
 async def test_many_branches_are_refused(ops: Git, reader: RevisionFileReader, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what to do."""
     monkeypatch.setattr(git_files, "REFS_MAX", 3)

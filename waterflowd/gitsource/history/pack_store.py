@@ -86,28 +86,41 @@ class PackStore:
                 return state.files
             if self._is_outgrown(state):
                 state = self._state = await self._cleared(state.shallow)
-            known = set(state.tips)
-            left = bytes_max if self._is_shallow else bytes_max - _size(state.files)
             request = PackRequest(
                 objects=objects,
                 target=str(self._directory),
                 revision=revision,
                 is_shallow=self._is_shallow,
-                wants=tuple(want for want in wanted if want not in known),
-                haves=state.tips,
+                wants=wanted,
                 shallow=state.shallow,
-                bytes_max=left,
+                bytes_max=bytes_max,
                 time_s=TIME_S,
             )
-            return await self._add(state, request)
+            try:
+                return await self._add(state, request)
+            except Stalled as error:
+                if error.code != codes.LIMIT or not state.files:
+                    raise
+                # Many packs of a few commits each are larger than those that are written at once.
+                state = self._state = await self._cleared(state.shallow)
+                return await self._add(state, request)
 
     async def _add(self, state: PackState, request: PackRequest) -> tuple[PackFile, ...]:
-        """Writes what the request asks for, and returns the files of all packs."""
+        """Writes what of the request is not in packs yet, and returns the files of all packs."""
         await _in_thread(lambda: self._sweep(state))
-        packed = await self._slots.run(_pack(request))
+        known, wanted = set(state.tips), set(request.wants)
+        missing = msgspec.structs.replace(
+            request,
+            wants=tuple(want for want in request.wants if want not in known),
+            haves=state.tips,
+            bytes_max=request.bytes_max - (0 if self._is_shallow else _size(state.files)),
+        )
+        packed = await self._slots.run(_pack(missing))
+        older = (tip for tip in state.tips if tip not in wanted)
         state = msgspec.structs.replace(
             state,
-            tips=(*state.tips, *request.wants)[-_TIPS_MAX:],
+            # All that were asked for are remembered, or the next call would pack them again.
+            tips=(*older, *request.wants)[-max(_TIPS_MAX, len(request.wants)) :],
             files=(*state.files, *packed.files),
             first_bytes=state.first_bytes or _size(packed.files),
         )

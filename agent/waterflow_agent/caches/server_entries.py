@@ -15,7 +15,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 
 import msgspec
@@ -125,6 +125,8 @@ class ServerEntries:
             raise Rejected("WF331", "the blocks of the cache do not fit its size")
         if self.missing(maker, list(table.digests())):
             raise Rejected("WF333", "blocks of the cache are not stored; it has to be sent again")
+        # An earlier try of the step may have sent files that have changed since.
+        _remove_others(folder, {digest.hex() for digest in (*digests, *table.digests())})
         row = CacheRow(
             action.key,
             content.artifact_digest(action.table, action.listing),
@@ -263,6 +265,12 @@ def _block(folder: Path, digest: bytes) -> bytes:
     if content.digest_of(data) != digest:
         raise Rejected("WF304", "a block is damaged")
     return data
+
+
+def _remove_others(folder: Path, names: Set[str]) -> None:
+    for path in folder.iterdir():
+        if path.name not in names:
+            path.unlink()
 
 
 def _folders(root: Path) -> Iterator[tuple[str, Path]]:

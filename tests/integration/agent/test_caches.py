@@ -326,6 +326,20 @@ async def test_a_step_survives_restarts_of_its_agent_and_lost_requests(site: Cac
     assert found["cache-hit"] == "true"
 
 
+async def test_what_an_earlier_try_has_sent_is_not_part_of_the_entry(site: CacheSite) -> None:
+    """It would take space that nothing counts."""
+    stray = b"of a file that has changed"
+    async with ArtifactChannel(site.files / CACHE_SOCKET) as channel:
+        await channel.ask(messages.StoreBlock(content.digest_of(stray), stray, True), messages.ArtifactAccepted)
+    site.write({"a": b"new"})
+
+    await site.save(path="a", key="npm", scope="server")
+
+    folder = site.workspace.parent / "caches"
+    assert not list(folder.rglob(content.digest_of(stray).hex()))
+    assert list(folder.rglob("record"))
+
+
 async def test_a_server_keeps_its_entries_when_its_agent_restarts(site: CacheSite) -> None:
     """What a step has stored of an entry before the restart is sent again, and nothing of it is left."""
     site.write(various(30))

@@ -41,6 +41,9 @@ class JobContainers:
         self._root = workspaces.containers
         self._environment = environment
         self._changed = asyncio.Event()
+        #: The last start of each job, by the names of the run's and the job's directories. A container may change the times
+        #: of its directory, which tell the starts apart after a restart of the agent.
+        self._last: dict[tuple[str, str], Path] = {}
         #: What was logged last for each directory, so that an engine that is away is one line.
         self._problems: dict[Path, str] = {}
 
@@ -49,6 +52,7 @@ class JobContainers:
         user = "" if account is None else f".{account.uid}"
         path = self._root / directory_name(run) / f"{directory_name(job)}@{os.urandom(8).hex()}{user}"
         path.mkdir(mode=0o700, parents=True)
+        self._last[_job_of(path)] = path
         self._workspaces.share(path, account)
         # Scripts may run as any user of the container. On the server, others may not enter the directories above, or do not
         # know this one's name, and cannot list it.
@@ -78,6 +82,8 @@ class JobContainers:
             self._problems[path] = problem
             return
         self._problems.pop(path, None)
+        if self._last.get(_job_of(path)) == path:
+            del self._last[_job_of(path)]
         with contextlib.suppress(OSError):
             path.parent.rmdir()
 
@@ -85,12 +91,12 @@ class JobContainers:
         """Returns directories of ended jobs, and of earlier starts of jobs."""
         found: list[Path] = []
         for run in _entries(self._root):
-            starts: dict[str, list[Path]] = {}
+            starts: dict[tuple[str, str], list[Path]] = {}
             for path in _entries(run):
-                starts.setdefault(path.name.rpartition("@")[0], []).append(path)
+                starts.setdefault(_job_of(path), []).append(path)
             for job, paths in starts.items():
-                paths.sort(key=lambda path: path.stat().st_ctime_ns)
-                found += paths[:-1] if self._workspaces.has_directory(run.name, job) else paths
+                last = self._last.get(job) or max(paths, key=lambda path: path.stat().st_ctime_ns)
+                found += [path for path in paths if path != last or not self._workspaces.has_directory(*job)]
         return found
 
     async def _remove(self, path: Path) -> str:
@@ -106,6 +112,11 @@ class JobContainers:
         except Rejected as error:
             return error.text
         return "" if end.has_succeeded else end.text
+
+
+def _job_of(path: Path) -> tuple[str, str]:
+    """The names of the run's and the job's directories, of the directory of a start."""
+    return path.parent.name, path.name.rpartition("@")[0]
 
 
 def _entries(path: Path) -> list[Path]:

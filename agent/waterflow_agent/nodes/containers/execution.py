@@ -70,6 +70,8 @@ def main(arguments: list[str]) -> int:
         return _fail(request, "the job's container no longer exists")
     except errors.APIError as error:
         return _fail(request, f"the Docker engine refused the script: {error.explanation or error}")
+    except FilesError as error:
+        return _fail(request, f"cannot copy the script's files between this server and the container: {error}")
     except (errors.DockerException, *CONNECTION_ERRORS) as error:
         return _fail(
             request, f"lost the connection to the Docker engine, so the outcome of the script is unknown: {error}"
@@ -128,29 +130,55 @@ def _write_all(chunk: bytes) -> None:
         chunk = chunk[os.write(1, chunk) :]
 
 
+class FilesError(Exception):
+    """The files of the script cannot be copied on this server; the text says why."""
+
+
+@contextlib.contextmanager
+def _copying() -> Iterator[None]:
+    """Makes a `FilesError` of what the disk says: a lost connection to the engine is an `OSError` too."""
+    try:
+        yield
+    except OSError as error:
+        raise FilesError(error.strerror or str(error)) from error
+
+
 @contextlib.contextmanager
 def shared_files(start: str, files: str) -> Iterator[tuple[str, int]]:
-    """Copy the attempt's files to a new directory that the container sees. Yields its path and a descriptor."""
+    """Copy the attempt's files to a new directory that the container sees. Yields its path and a descriptor.
+
+    Raises `FilesError`.
+    """
     name = secrets.token_hex(8)
     inside = f"{start}/{name}"
-    above = os.open(start, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with _copying():
+        directory = _new_directory(start, name)
     try:
-        os.mkdir(name, 0o755, dir_fd=above)
-        directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-    finally:
-        os.close(above)
-    try:
-        # Scripts may run as any user of the container; on the server, nobody else reaches the directory above.
-        os.fchmod(directory, 0o755)
-        for entry in os.scandir(files):
-            if entry.is_file(follow_symlinks=False) and entry.name not in ("request", SEARCH_PATH):
-                with open(entry.path, "rb") as file:
-                    content = file.read().replace(files.encode(), inside.encode())
-                _create(directory, entry.name, content, 0o666 if entry.name in RETURNED else 0o755)
+        with _copying():
+            _copy(files, directory, inside)
         yield inside, directory
     finally:
         os.close(directory)
         shutil.rmtree(inside, ignore_errors=True)
+
+
+def _new_directory(start: str, name: str) -> int:
+    above = os.open(start, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.mkdir(name, 0o755, dir_fd=above)
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    finally:
+        os.close(above)
+
+
+def _copy(files: str, directory: int, inside: str) -> None:
+    # Scripts may run as any user of the container; on the server, nobody else reaches the directory above.
+    os.fchmod(directory, 0o755)
+    for entry in os.scandir(files):
+        if entry.is_file(follow_symlinks=False) and entry.name not in ("request", SEARCH_PATH):
+            with open(entry.path, "rb") as file:
+                content = file.read().replace(files.encode(), inside.encode())
+            _create(directory, entry.name, content, 0o666 if entry.name in RETURNED else 0o755)
 
 
 def _create(directory: int, name: str, content: bytes, mode: int) -> None:
@@ -161,7 +189,15 @@ def _create(directory: int, name: str, content: bytes, mode: int) -> None:
 
 
 def copy_back(directory: int, files: str) -> None:
-    """Copy what the script has written to the attempt's directory: regular files only, up to a limit."""
+    """Copy what the script has written to the attempt's directory: regular files only, up to a limit.
+
+    Raises `FilesError`.
+    """
+    with _copying():
+        _copy_back(directory, files)
+
+
+def _copy_back(directory: int, files: str) -> None:
     for name in RETURNED:
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)

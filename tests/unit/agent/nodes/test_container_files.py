@@ -100,3 +100,15 @@ def test_more_than_is_accepted_comes_back_only_in_part(attempt: Path, shared: tu
     execution.copy_back(directory, str(attempt))
 
     assert messages.OUTPUTS_BYTES_MAX < (attempt / "output").stat().st_size < messages.OUTPUTS_BYTES_MAX + (1 << 20)
+
+
+def test_what_the_disk_says_is_not_taken_for_a_lost_engine(tmp_path: Path, attempt: Path) -> None:
+    """A full disk or a missing directory is named as what it is, when files are copied and when they come back."""
+    missing = pytest.raises(execution.FilesError, match="No such file")
+    with missing, execution.shared_files(str(tmp_path / "missing"), str(attempt)):
+        pass
+
+    (tmp_path / "start").mkdir()
+    shared = execution.shared_files(str(tmp_path / "start"), str(attempt))
+    with shared as (_, directory), missing:
+        execution.copy_back(directory, str(tmp_path / "missing"))

@@ -68,6 +68,10 @@ CONFIRM_S = 3.0
 _LOST = (RPCStatusCode.CANCELLED, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.UNAVAILABLE)
 #: Of the search for abandoned activities.
 PAUSES = Pauses(certain_s=0.3, again_s=0.3, probe_s=0.3)
+#: A run stays open when its first job has ended.
+_OPEN = (
+    "jobs: {a: {runs-on: web, steps: [{run: x}]}, b: {runs-on: web, steps: [{uses: approval, with: {approvers: []}}]}}"
+)
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -380,3 +384,15 @@ class Acknowledgement:
 def held(task: wire.TaskId, state: wire.AttemptState = wire.AttemptState.STARTED) -> wire.HeldAttempt:
     """An attempt that the agent holds, by its journal."""
     return wire.HeldAttempt(task, state)
+
+
+async def lost_attempt(cluster: Cluster, daemon: Daemon) -> tuple[AgentId, Run, wire.TaskId]:
+    """A run that stays open, with an attempt that has ended because its server was rebooted; its agent may still report it."""
+    agent = cluster.enroll("one", "web")
+    daemon.hello(agent)
+    run = await cluster.start(_OPEN)
+    [lost] = await daemon.offered(agent)
+    daemon.bye(agent)
+    daemon.hello(agent, boot_id="boot-2")
+    await run.recorded(events.AttemptFinished)
+    return agent, run, lost

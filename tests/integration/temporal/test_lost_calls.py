@@ -16,7 +16,7 @@ from temporalio.worker import Worker
 
 from tests.chance import IS_FULL
 from tests.integration.temporal import doors
-from tests.integration.temporal.gateway_harness import Cluster, Daemon, Run, ended, until
+from tests.integration.temporal.gateway_harness import Cluster, Daemon, Run, ended, lost_attempt, until
 from tests.integration.temporal.server import KEYS, Namespace, Server, new_namespace
 from tests.patience import PATIENCE_S
 from waterflow_agent.attempts import AttemptId, AttemptNo, JobId, RunId, StepId
@@ -35,10 +35,6 @@ from waterflowd.temporal.sealing import converter
 from waterflowd.temporal.workflow import messages
 
 ONE = "jobs: {a: {runs-on: web, steps: [{run: work}]}}"
-#: It stays open when the first job has ended.
-OPEN = (
-    "jobs: {a: {runs-on: web, steps: [{run: x}]}, b: {runs-on: web, steps: [{uses: approval, with: {approvers: []}}]}}"
-)
 AGENT, RUN = AgentId("SHA256:one"), RunId("01K6000000000000000000000A")
 TASK = TaskId(AttemptId(RUN, JobId("a"), StepId("1"), AttemptNo(1)), 1)
 
@@ -150,13 +146,7 @@ async def test_a_gateway_stops_while_a_stalled_run_does_not_take_a_report(
         raise RuntimeError("a bug")
 
     async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
-        agent = cluster.enroll("one", "web")
-        daemon.hello(agent)
-        run = await cluster.start(OPEN)
-        [lost] = await daemon.offered(agent)
-        daemon.bye(agent)
-        daemon.hello(agent, boot_id="boot-2")
-        await run.recorded(events.AttemptFinished)
+        agent, run, lost = await lost_attempt(cluster, daemon)
         monkeypatch.setattr(cluster.turns, "_turn", broken)
         acknowledged = daemon.finished(agent, lost)
         await _stalls(run)

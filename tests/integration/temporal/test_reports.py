@@ -8,7 +8,7 @@ import random
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import PollActivityTaskQueueRequest, RespondActivityTaskFailedRequest
 
-from tests.integration.temporal.gateway_harness import CALL_TIMEOUT, Cluster, Daemon, answered, until
+from tests.integration.temporal.gateway_harness import CALL_TIMEOUT, Cluster, Daemon, answered, lost_attempt, until
 from tests.integration.temporal.server import Namespace
 from waterflow_agent.attempts import Outcome
 from waterflowd.engine import events, inputs
@@ -16,23 +16,13 @@ from waterflowd.model.statuses import Conclusion
 from waterflowd.temporal import orders
 
 ONE = "jobs: {a: {runs-on: web, steps: [{run: work}]}}"
-#: It stays open when the first job has ended.
-OPEN = (
-    "jobs: {a: {runs-on: web, steps: [{run: x}]}, b: {runs-on: web, steps: [{uses: approval, with: {approvers: []}}]}}"
-)
 TWO_JOBS = "jobs: {a: {runs-on: web, steps: [{run: x}]}, b: {runs-on: web, steps: [{run: y}]}}"
 
 
 async def test_a_report_about_a_lost_attempt_is_kept_as_evidence(namespace: Namespace) -> None:
     """The daemon has ended the attempt, because its server was rebooted; then the agent reports what it has found out."""
     async with Cluster.running(namespace) as cluster, Daemon.running(cluster) as daemon:
-        agent = cluster.enroll("one", "web")
-        daemon.hello(agent)
-        run = await cluster.start(OPEN)
-        [lost] = await daemon.offered(agent)
-        daemon.bye(agent)
-        daemon.hello(agent, boot_id="boot-2")
-        await run.recorded(events.AttemptFinished)
+        agent, run, lost = await lost_attempt(cluster, daemon)
         await daemon.finished(agent, lost).arrives()
         late = await run.recorded(events.LateReport)
         assert (late.job, late.outcome) == (lost.attempt.job, Outcome.SUCCESS)

@@ -220,7 +220,7 @@ def _matches(left: str, pattern: str) -> str:
     inner = body[is_start : len(body) - is_end]
     if is_start and is_end and re.fullmatch(r"\([\w/-]+(?:\|[\w/-]+)*\)", inner):
         return "(" + " || ".join(f"{left} == {quoted(each)}" for each in inner.strip("()").split("|")) + ")"
-    if inner.endswith((".*", ".+")):
+    if re.search(r"(?<!\\)\.[*+]$", inner):
         inner, is_end = inner[:-2], False
     if inner.startswith((".*", ".+")):
         inner, is_start = inner[2:], False

@@ -38,3 +38,8 @@ def add_workflow(
 def as_literal(text: str) -> str:
     """Return text of another system for a value that may contain expressions: `${{` in it stays text."""
     return text.replace("${{", "${{ '${{' }}")
+
+
+def written_minutes(minutes: float) -> float | int:
+    """Return minutes as people write them: whole ones without a fraction."""
+    return int(minutes) if minutes == int(minutes) else round(minutes, 2)

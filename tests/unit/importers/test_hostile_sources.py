@@ -79,6 +79,39 @@ def test_odd_content_gives_valid_workflows_or_a_refusal(system: str, name: str) 
             assert not compiled.diagnostics, file.content
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        "sleep params.T",
+        "sleep(time: 'soon')",
+        "timeout(time: params.T, unit: 'HOURS') { sh 'make' }",
+        "retry(params.N) { sh 'make' }",
+        "retry(2.5) { sh 'make' }",
+    ],
+)
+def test_a_number_that_a_pipeline_computes_is_a_step_that_fails(step: str) -> None:
+    """The sentence names it; the rest of the pipeline is imported."""
+    pipeline = f"pipeline {{ agent any\n stages {{ stage('a') {{ steps {{ {step}\n sh 'next' }} }} }} }}\n"
+
+    imported = import_text("jenkins", "Jenkinsfile", pipeline)
+
+    (file,) = imported.files
+    assert "which a program computes" in file.content
+    assert "run: next" in file.content
+
+
+@pytest.mark.parametrize("value", ["'{{ tries }}'", "many", "[1]"])
+def test_retries_that_ansible_computes_are_a_decision(value: str) -> None:
+    """The task is imported without them, and the comment has what was written."""
+    imported = import_text(
+        "ansible", "site.yml", f"- hosts: web\n  tasks:\n    - command: make\n      retries: {value}\n"
+    )
+
+    (file,) = imported.files
+    assert "run: make" in file.content
+    assert "DECIDE: retries is not a number here" in file.content
+
+
 @pytest.mark.parametrize("system", list(IMPORTERS))
 def test_a_missing_file_is_refused(system: str) -> None:
     """It may have been removed since it was listed."""

@@ -244,8 +244,9 @@ class TaskWriter:
             block.set("env", dict(env))
         if place.continues:
             block.set("continue-on-error", True)
-        if "retries" in task:
-            retry: dict[str, Json] = {"max-attempts": int(str(value_of(task["retries"].value))) + 1}
+        retries = _retries(task)
+        if retries is not None:
+            retry: dict[str, Json] = {"max-attempts": retries + 1}
             if "delay" in task:
                 retry |= {"initial-interval": f"{value_of(task['delay'].value)}s", "backoff-coefficient": 1}
             block.set("retry", retry)
@@ -256,6 +257,10 @@ class TaskWriter:
         if "until" in task:
             until = writing.flow_text(value_of(task["until"].value))
             notes.append(self._decide(source, item, f"until: the step is tried again when it fails: {until}"))
+        if "retries" in task and _retries(task) is None:
+            written = writing.flow_text(value_of(task["retries"].value))
+            sentence = f"retries is not a number here, so the step is not tried again; write retry: {written}"
+            notes.append(self._decide(source, item, sentence))
         for key in ("become", "become_user", "become_method", "vars"):
             if key in task:
                 text = writing.flow_text(value_of(task[key].value))
@@ -341,6 +346,12 @@ def _arguments(name: str, value: Json, extra: Json) -> dict[str, Json]:
     if text.strip() and not pairs:
         raise Untranslatable(text)
     return {**found, **{key: item.strip("'\"") for key, item in pairs}}
+
+
+def _retries(task: dict[str, Entry]) -> int | None:
+    """How often a task is tried again; None if it does not say, or if that is known at run time only."""
+    text = str(value_of(task["retries"].value)) if "retries" in task else ""
+    return int(text) if re.fullmatch(r"\d{1,9}", text) else None
 
 
 def _is_true(value: Json) -> bool:

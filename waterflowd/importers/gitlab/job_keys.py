@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from waterflow_agent import durations
 from waterflowd.importers import expressions, writing
-from waterflowd.importers.generated import WHOLE_PATHS
+from waterflowd.importers.generated import WHOLE_PATHS, written_minutes
 from waterflowd.importers.gitlab import variables
 from waterflowd.importers.gitlab.job_drafts import JobDraft
 from waterflowd.importers.origin import slug
@@ -157,7 +157,7 @@ def _timeout(draft: JobDraft, value: Json) -> None:
         draft.note("timeout", f"timeout {value} is not a duration")
     else:
         minutes = seconds / 60
-        draft.block.set("timeout-minutes", int(minutes) if minutes == int(minutes) else round(minutes, 2))
+        draft.block.set("timeout-minutes", written_minutes(minutes))
 
 
 def _allow_failure(draft: JobDraft, value: Json) -> None:

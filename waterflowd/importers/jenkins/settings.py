@@ -8,11 +8,19 @@ from collections.abc import Callable
 
 from waterflowd.dsl import cron
 from waterflowd.importers import writing
+from waterflowd.importers.generated import written_minutes
 from waterflowd.importers.jenkins.groovy import Statement
-from waterflowd.importers.jenkins.values import NotLiteral, arguments_of, list_of, secret_name, text_of
+from waterflowd.importers.jenkins.values import (
+    NotLiteral,
+    arguments_of,
+    list_of,
+    minutes_of,
+    secret_name,
+    text_of,
+    whole_number_of,
+)
 
 Decide = Callable[[int, str], str]
-_MINUTES = {"SECONDS": 1 / 60, "MINUTES": 1.0, "HOURS": 60.0, "DAYS": 1440.0}
 #: Options that are how things are here, or that concern Jenkins alone.
 _WITHOUT_EFFECT = frozenset(
     (
@@ -205,17 +213,13 @@ def options(statement: Statement | None, block: writing.Block, decide: Decide, c
         first = positional[0] if positional else ""
         try:
             if each.name == "timeout":
-                minutes = float(text_of(named.get("time", first))) * _MINUTES.get(
-                    text_of(named.get("unit", "'MINUTES'")).upper(), 1.0
-                )
-                block.set(
-                    "timeout-minutes", int(minutes) if minutes == int(minutes) else round(minutes, 2), *each.comments
-                )
+                minutes = minutes_of(named.get("time", first), named.get("unit"), "MINUTES")
+                block.set("timeout-minutes", written_minutes(minutes), *each.comments)
             elif each.name == "retry":
-                block.set("retry", {"max-attempts": int(text_of(first))}, *each.comments)
+                block.set("retry", {"max-attempts": whole_number_of(first)}, *each.comments)
             elif each.name in _WITHOUT_EFFECT:
                 change(each.line, f"the option {each.text} is left out")
             elif each.name != "disableConcurrentBuilds":
                 block.closing += [decide(each.line, f"the option {each.name} has no counterpart"), each.text]
-        except (NotLiteral, ValueError):
+        except NotLiteral:
             block.closing += [decide(each.line, f"the option {each.name} is computed by a program"), each.text]

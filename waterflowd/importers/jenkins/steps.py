@@ -13,10 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from waterflowd.importers import writing
-from waterflowd.importers.generated import WHOLE_PATHS
+from waterflowd.importers.generated import WHOLE_PATHS, written_minutes
 from waterflowd.importers.jenkins import groovy
 from waterflowd.importers.jenkins.groovy import Statement
-from waterflowd.importers.jenkins.values import NotLiteral, arguments_of, list_of, secret_name, text_of
+from waterflowd.importers.jenkins.values import (
+    NotLiteral,
+    arguments_of,
+    list_of,
+    minutes_of,
+    secret_name,
+    text_of,
+    whole_number_of,
+)
 from waterflowd.importers.origin import Unreadable, slug
 from waterflowd.model.plan import Json
 
@@ -46,7 +54,6 @@ _UNNECESSARY = {
 }
 #: Blocks that only change how the output looks.
 _LOOKS = frozenset(("timestamps", "ansiColor", "wrap", "node", "stage"))
-_MINUTES = {"SECONDS": 1 / 60, "MINUTES": 1.0, "HOURS": 60.0, "DAYS": 1440.0, "MILLISECONDS": 1 / 60_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +134,7 @@ class StepWriter:
         self._add(replace(around, name=name), statement, step)
 
     def _sleep(self, statement: Statement, around: Around, time: str, named: dict[str, str]) -> None:
-        unit = text_of(named.get("unit", "'SECONDS'")).upper()
-        seconds = float(text_of(time)) * _MINUTES.get(unit, 1 / 60) * 60
+        seconds = minutes_of(time, named.get("unit"), "SECONDS") * 60
         self._add(around, statement, {"uses": "sleep", "with": {"duration": f"{round(seconds)}s"}})
 
     def _input(self, statement: Statement, around: Around, message: str, named: dict[str, str]) -> None:
@@ -199,12 +205,10 @@ class StepWriter:
             case "withCredentials":
                 self.write(inner, replace(around, env=(*around.env, *self._credentials(statement, first))))
             case "timeout":
-                unit = text_of(named.get("unit", "'MINUTES'")).upper()
-                self.write(
-                    inner, replace(around, minutes=float(text_of(named.get("time", first))) * _MINUTES.get(unit, 1.0))
-                )
+                minutes = minutes_of(named.get("time", first), named.get("unit"), "MINUTES")
+                self.write(inner, replace(around, minutes=minutes))
             case "retry":
-                self._retry(statement, around, int(text_of(named.get("count", first))))
+                self._retry(statement, around, whole_number_of(named.get("count", first)))
             case "catchError" | "warnError":
                 self.write(inner, replace(around, continues=True))
             case _ if name in _LOOKS:
@@ -268,10 +272,7 @@ class StepWriter:
         if around.env and is_script:
             block.set("env", dict(around.env))
         if around.minutes is not None:
-            block.set(
-                "timeout-minutes",
-                int(around.minutes) if around.minutes == int(around.minutes) else round(around.minutes, 2),
-            )
+            block.set("timeout-minutes", written_minutes(around.minutes))
         if around.attempts is not None and is_script:
             block.set("retry", {"max-attempts": around.attempts})
         if around.continues:

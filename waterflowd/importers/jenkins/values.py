@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from waterflowd.importers.generated import as_literal
@@ -23,6 +24,7 @@ ENVIRONMENT = {
 }
 _INTERPOLATED = re.compile(r"\\\$|\$\{([^{}]*)\}|\$([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)?)")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+_MINUTES = {"SECONDS": 1 / 60, "MINUTES": 1.0, "HOURS": 60.0, "DAYS": 1440.0, "MILLISECONDS": 1 / 60_000}
 _NAMED = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*:\s*(?!:)")
 
 
@@ -53,6 +55,31 @@ def text_of(source: str, *, is_script: bool = False) -> str:
     if re.fullmatch(r"(?:params|env)\.[A-Za-z_][A-Za-z0-9_]*", source):
         return _variable(source, is_script)
     raise NotLiteral(source)
+
+
+def number_of(source: str) -> float:
+    """Return the value of a number; raises NotLiteral."""
+    try:
+        number = float(text_of(source))
+    except ValueError:
+        raise NotLiteral(source) from None
+    if not math.isfinite(number):
+        raise NotLiteral(source)
+    return number
+
+
+def whole_number_of(source: str) -> int:
+    """Return the value of a whole number; raises NotLiteral."""
+    number = number_of(source)
+    if not number.is_integer():
+        raise NotLiteral(source)
+    return int(number)
+
+
+def minutes_of(time: str, unit: str | None, default: str) -> float:
+    """Return a time in a unit, or in the default one, in minutes; raises NotLiteral."""
+    name = default if unit is None else text_of(unit).upper()
+    return number_of(time) * _MINUTES.get(name, _MINUTES[default])
 
 
 def _interpolated(text: str, is_script: bool) -> str:

@@ -256,10 +256,10 @@ class _Writer:
 
 
 def _minutes(text: str) -> float | int | None:
-    if text.isdecimal():
+    if re.fullmatch(r"\d{1,9}", text):
         return max(1, round(int(text) / 60))
     parts = re.findall(r"(\d+)\s*([smhd])", text)
     if not parts or "".join(f"{n}{u}" for n, u in parts) != text.replace(" ", ""):
         return None
     total = sum(int(number) * _UNITS[unit] for number, unit in parts)
-    return int(total) if total == int(total) else round(total, 2)
+    return generated.written_minutes(total)

@@ -72,6 +72,7 @@ def test_a_service_is_reached_by_its_name_from_the_container_and_by_its_port_fro
     services = (
         f"    services:\n      web:\n        image: {image}\n        ports: [8080]\n"
         "        options: --health-cmd 'wget -qO- http://127.0.0.1:8080/' --health-interval 1s\n"
+        "          --label io.waterflow.start=/another\n"
     )
     by_name = server.start(workflow("      - run: wget -qO- http://web:8080/\n", IN_CONTAINER + services))
     by_port = server.start(

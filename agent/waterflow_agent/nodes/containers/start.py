@@ -1,7 +1,7 @@
 """The node `job/containers`: starts the container and the services of a job, in a network of their own.
 
 It is the first step of such a job. What it has started is removed when the job ends, whatever happens to this process: all of
-it has the label of a directory that the agent made before (`execution/container_directories.py`).
+it has the label of a directory that the agent made before (`execution/job_containers.py`).
 
 Containers are created by the program `docker`, because `options` are options of its command line.
 """
@@ -139,7 +139,7 @@ class _Starter:
             if _REFUSED.fullmatch(option):
                 raise NodeFailure(f"{what}: options: {option.partition('=')[0]} is not possible in a job; remove it")
         env = _text_variables(spec.env)
-        arguments = ["create", "--network", self.network, *self._label_options(role)]
+        arguments = ["create", "--network", self.network]
         for name, value in env.items():
             arguments += ["--env", f"{name}={value}" if _READ_BY_CLIENT.fullmatch(name) else name]
         for port in spec.ports:
@@ -149,16 +149,18 @@ class _Starter:
         if not any(option.startswith("--log-") for option in options):
             arguments += _LOG_OPTIONS
         if service is not None:
-            arguments += ["--network-alias", service, *options, "--", spec.image or ""]
+            arguments += ["--network-alias", service, *options, *self._label_options(role), "--", spec.image or ""]
         else:
             temp = self._context.env["RUNNER_TEMP"]
             for place in (self._job, temp, self._start):
                 arguments += ["--mount", f"type=bind,source={place},target={place}"]
-            arguments += ["--workdir", self._job, *_IDLE, *options, "--", spec.image or "", *_IDLE_ARGUMENTS]
+            arguments += ["--workdir", self._job, *_IDLE, *options, *self._label_options(role)]
+            arguments += ["--", spec.image or "", *_IDLE_ARGUMENTS]
         hidden = {name: value for name, value in env.items() if not _READ_BY_CLIENT.fullmatch(name)}
         return await self._run(what, *arguments, env=hidden)
 
     def _label_options(self, role: str) -> list[str]:
+        """Options by which the container is found and removed; behind those of the file, because the last one counts."""
         found = {labels.JOB: self._job, labels.START: self._start, labels.ROLE: role}
         return [part for name, value in found.items() for part in ("--label", f"{name}={value}")]
 

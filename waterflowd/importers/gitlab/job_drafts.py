@@ -65,9 +65,16 @@ class JobDraft:
 
     def expand(self, text: object) -> str:
         """Return a text with GitLab's variables replaced."""
-        return variables.expanded(
-            str(text), {**self.context.variables, **own_variables(self.job)}, self.context.undefined
-        )
+        own = {**self.literals, **self.context.variables, **own_variables(self.job)}
+        return variables.expanded(str(text), own, self.context.undefined)
+
+    @property
+    def literals(self) -> dict[str, str]:
+        """The predefined variables whose values are in the job itself."""
+        found = {"CI_JOB_NAME": self.job.name, "CI_JOB_STAGE": str(self.job.keys.get("stage", "test"))}
+        environment = self.job.keys.get("environment")
+        name = environment.get("name") if isinstance(environment, dict) else environment
+        return found | ({"CI_ENVIRONMENT_NAME": str(name)} if name else {})
 
 
 def own_variables(job: Job) -> dict[str, str]:

@@ -147,17 +147,12 @@ def _script_text(lines: list[str]) -> str:
 def _environment(draft: JobDraft, script: str) -> None:
     names = variables.predefined_in(script)
     known = set(own_variables(draft.job)) | set(draft.context.variables)
-    literal = {"CI_JOB_NAME": draft.job.name, "CI_JOB_STAGE": str(draft.job.keys.get("stage", "test"))}
-    environment = draft.job.keys.get("environment")
-    name = environment.get("name") if isinstance(environment, dict) else environment
-    if name:
-        literal["CI_ENVIRONMENT_NAME"] = draft.expand(name)
     missing = []
     for each in names:
         if each in variables.PREDEFINED:
             draft.env.set(each, f"${{{{ {variables.PREDEFINED[each]} }}}}")
-        elif each in literal:
-            draft.env.set(each, literal[each] if each == "CI_ENVIRONMENT_NAME" else as_literal(literal[each]))
+        elif each in draft.literals:
+            draft.env.set(each, draft.expand(f"${each}"))
         elif each not in known and not draft.env.has(each):
             missing.append(each)
     if missing:

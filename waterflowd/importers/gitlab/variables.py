@@ -8,16 +8,19 @@ from collections.abc import Mapping
 from waterflowd.importers.generated import as_literal
 from waterflowd.model.plan import Json
 
-#: Predefined variables and the expression with the same value.
+#: Predefined variables and the expression with the same value. The slug of GitLab also replaces characters that names of
+#: branches rarely have, and ends after 63.
 PREDEFINED = {
     "CI_COMMIT_SHA": "git.sha",
     "CI_COMMIT_SHORT_SHA": "git.short-sha",
     "CI_COMMIT_REF_NAME": "github.ref_name",
+    "CI_COMMIT_REF_SLUG": "replace(replace(replace(lower(github.ref_name), '/', '-'), '.', '-'), '_', '-')",
     "CI_COMMIT_BRANCH": "git.branch",
     "CI_COMMIT_TAG": "git.tag",
     "CI_COMMIT_MESSAGE": "git.message",
     "CI_COMMIT_AUTHOR": "git.author",
     "CI_PROJECT_PATH": "github.repository",
+    "CI_PROJECT_NAME": "replace(github.repository, format('{0}/', github.repository_owner), '')",
     "CI_PROJECT_NAMESPACE": "github.repository_owner",
     "CI_PROJECT_DIR": "github.workspace",
     "CI_PIPELINE_ID": "run.id",

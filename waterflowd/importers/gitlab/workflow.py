@@ -23,6 +23,8 @@ _UNDEFINED = (
     " NAME: ${{{{ secrets.NAME }}}} in env"
 )
 
+_NO_COUNTERPART = "GitLab sets {0}, and nothing does here: write the value in its place"
+
 
 def import_files(paths: Sequence[str], origin: Origin) -> Imported:
     """Import pipelines."""
@@ -170,7 +172,13 @@ class _Writer:
 
     def _about_variables(self) -> list[str]:
         names = sorted(self._context.undefined)
-        return [self._imported.decide(self._path, 0, _UNDEFINED.format(", ".join(names)))] if names else []
+        of_gitlab = [name for name in names if name.startswith(("CI_", "GITLAB_"))]
+        of_project = [name for name in names if name not in of_gitlab]
+        return [
+            self._imported.decide(self._path, 0, text.format(", ".join(each)))
+            for text, each in ((_NO_COUNTERPART, of_gitlab), (_UNDEFINED, of_project))
+            if each
+        ]
 
     def _hidden_parts(self) -> list[str]:
         """Record keys at the top that are not settings of jobs; return comments about them."""

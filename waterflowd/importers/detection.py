@@ -79,12 +79,19 @@ def candidates(paths: Iterable[str], system: str) -> list[str]:
             return [path for path in listed if path.endswith((*_YAML, ".xml"))]
         case "ansible":
             maps = [
-                path for path in listed if path.split("/")[0] in ("group_vars", "host_vars") and path.endswith(_YAML)
+                path for path in listed if {"group_vars", "host_vars"} & {*path.split("/")} and path.endswith(_YAML)
             ]
-            inventories = [path for path in listed if path.startswith(("inventory", "inventories/")) or path == "hosts"]
+            inventories = [path for path in listed if path not in maps and _is_inventory(path)]
             plays = [path for path in top if path.endswith(_YAML) and path not in inventories]
             return [*inventories, *maps, *plays]
     return [path for path in top if not path.startswith(".") and "." not in path]
+
+
+def _is_inventory(path: str) -> bool:
+    """Whether a file has one of the usual names of inventories."""
+    if path.startswith(("inventory", "inventories/")):
+        return not {"group_vars", "host_vars"} & {*path.split("/")}
+    return path in ("hosts", "production", "staging") or ("/" not in path and path.endswith(".ini"))
 
 
 def system_of_directory(paths: Iterable[str]) -> list[str]:

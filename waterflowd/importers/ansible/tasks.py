@@ -45,7 +45,10 @@ _UNKNOWN_KEYS = frozenset(
         *("any_errors_fatal", "connection", "remote_user", "module_defaults", "collections", "diff", "timeout"),
     )
 )
-_FREE_FORM_ARGUMENT = re.compile(r"\b(chdir|creates|removes|executable|warn)=('[^']*'|\"[^\"]*\"|\S+)\s*")
+#: The value of an argument in `key=value`: quoted, or up to a space outside of braces.
+_VALUE = r"('[^']*'|\"[^\"]*\"|(?:\{\{.*?\}\}|\S)+)"
+_ARGUMENT = re.compile(rf"(?<!\S)(\w+)={_VALUE}(?!\S)")
+_FREE_FORM_ARGUMENT = re.compile(rf"(?<!\S)(chdir|creates|removes|executable|warn)={_VALUE}\s*")
 
 
 @dataclass(frozen=True)
@@ -342,10 +345,9 @@ def _arguments(name: str, value: Json, extra: Json) -> dict[str, Json]:
             found[key] = item.strip("'\"")
         found.pop("warn", None)
         return {**found, "_raw_params": _FREE_FORM_ARGUMENT.sub("", text)}
-    pairs = re.findall(r"(\w+)=('[^']*'|\"[^\"]*\"|\{\{.*?\}\}\S*|\S+)", text)
-    if text.strip() and not pairs:
+    if _ARGUMENT.sub("", text).strip():
         raise Untranslatable(text)
-    return {**found, **{key: item.strip("'\"") for key, item in pairs}}
+    return {**found, **{key: item.strip("'\"") for key, item in _ARGUMENT.findall(text)}}
 
 
 def _retries(task: dict[str, Entry]) -> int | None:

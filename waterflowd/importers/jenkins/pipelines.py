@@ -7,6 +7,7 @@ the jobs in front of it; the stages behind it are another job, with a new direct
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ _PARTS = frozenset(("agent", "environment", "parameters", "triggers", "options",
 _STAGE_PARTS = frozenset(
     ("agent", "environment", "options", "steps", "post", "when", "stages", "parallel", "matrix", "failFast", "input")
 )
+#: `def NAME = TEXT`, with or without `def`.
+_CONSTANT = re.compile(r"(?:(?:def|final|String)\s+)*([A-Za-z_]\w*)\s*=\s*(.+)", re.DOTALL)
 _SCRIPTED = "this is a scripted pipeline, which is a program: only declarative ones (pipeline { ... }) can be imported"
 #: Conditions of `post` inside a job, and those of a job behind all others.
 _POST = {
@@ -83,6 +86,8 @@ class _Writer:
         self._origin = origin
         self._imported = imported
         self._names = Names()
+        #: How often each job is tried; None: once.
+        self._attempts: int | None = None
         self._jobs: list[_Job] = []
         #: Ids of the jobs that the next one waits for.
         self._last: list[str] = []
@@ -106,6 +111,7 @@ class _Writer:
         options = pipeline.find("options")
         if options is not None and options.find("disableConcurrentBuilds") is not None:
             workflow.set("concurrency", {"group": f"{name}-${{{{ github.ref_name }}}}"})
+        self._attempts = settings.options(options, workflow, self._decide, self._change)
         env = self._environment()
         if env.entries or env.closing:
             workflow.set("env", with_defaults(env, inputs))
@@ -127,11 +133,27 @@ class _Writer:
         return ""
 
     def _environment(self) -> writing.Block:
-        env = settings.environment(self._pipeline.find("environment"), self._decide, self._change)
+        env = self._constants()
+        settings.environment(self._pipeline.find("environment"), self._decide, self._change, env)
         for name, expression in ENVIRONMENT.items():
             is_known = expression.startswith(("agent.", "github.workspace"))
             if re.search(rf"\b{name}\b", self._text) and not env.has(name) and not is_known:
                 env.set(name, f"${{{{ {expression} }}}}")
+        return env
+
+    def _constants(self) -> writing.Block:
+        """Return the texts that the file gives a name in front of the pipeline; steps and other variables may use them."""
+        env = writing.Block()
+        for each in list(self._others):
+            found = _CONSTANT.fullmatch(each.text)
+            try:
+                value = text_of(found[2]) if found else ""
+            except NotLiteral:
+                continue
+            if found and "${{" not in value:
+                env.set(found[1], value, *each.comments)
+                self._change(each.line, f"{found[1]}: now a variable in env")
+                self._others.remove(each)
         return env
 
     def _left(self) -> list[str]:
@@ -164,10 +186,8 @@ class _Writer:
         settings.agent(job.block, agent, self._origin.group, self._decide, self._change)
         if needs:
             job.block.set("needs", list(needs))
-        if agent is self._pipeline.find("agent"):
-            settings.options(
-                self._pipeline.find("options"), job.block, self._decide, lambda line, text: self._change(line, text)
-            )
+        if self._attempts is not None:
+            job.block.set("retry", {"max-attempts": self._attempts})
         self._jobs.append(job)
         return job
 
@@ -203,7 +223,7 @@ class _Writer:
 
     def _separate(self, stage: Statement, needs: list[str]) -> list[str]:
         """Write a stage as a job; return its id."""
-        job = self._new_job(_name_of(stage), stage.find("agent"), needs)
+        job = self._new_job(_name_of(stage), stage.find("agent") or self._pipeline.find("agent"), needs)
         matrix = stage.find("matrix")
         if matrix is not None:
             self._matrix(matrix, job)
@@ -223,9 +243,27 @@ class _Writer:
                 env[key] = f"${{{{ matrix.{key} }}}}"
         job.block.set("strategy", {"fail-fast": False, "matrix": axes})
         job.block.set("env", env)
+        excluded = [pair for each in matrix.all("excludes") for pair in self._excluded(each, job)]
+        if excluded:
+            axes["exclude"] = excluded
         for each in matrix.block or []:
-            if each.name not in ("axes", "stages", "agent"):
+            if each.name not in ("axes", "stages", "agent", "excludes"):
                 job.comments += [self._decide(each.line, f"{each.name} of matrix has no counterpart"), each.text]
+
+    def _excluded(self, excludes: Statement, job: _Job) -> list[Json]:
+        """Return the combinations that do not run."""
+        found: list[Json] = []
+        for each in excludes.all("exclude"):
+            axes = {}
+            for axis in each.all("axis"):
+                name, values = axis.find("name"), axis.find("values")
+                if name is not None and values is not None:
+                    axes[text_of(name.arguments)] = [text_of(value) for value in split(values.arguments, ",")]
+            if len(axes) < len(each.all("axis")) or not axes:
+                job.comments += [self._decide(each.line, "this exclude of matrix has no counterpart"), each.text]
+                continue
+            found += [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        return found
 
     def _stage(self, stage: Statement, steps: writing.Items, outer: Around) -> None:
         """Add the steps of a stage."""
@@ -266,8 +304,8 @@ class _Writer:
     def _content(self, stage: Statement, steps: writing.Items, around: Around) -> None:
         question = stage.find("input")
         if question is not None:
-            message = question.find("message")
-            source = message.arguments if message is not None else question.arguments
+            named = [f"{each.name}: {each.arguments}" for each in question.block or []]
+            source = ", ".join(named) if named else question.arguments
             asked = Statement(name="input", arguments=source, line=question.line, text=question.text)
             StepWriter(self._decide, self._change_only, steps).write([asked], around)
         parallel = stage.find("parallel")

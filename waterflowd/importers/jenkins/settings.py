@@ -66,9 +66,11 @@ def _docker(statement: Statement) -> str | None:
         return None
 
 
-def environment(statement: Statement | None, decide: Decide, change: Decide) -> writing.Block:
-    """Return the variables of an `environment` block."""
-    env = writing.Block()
+def environment(
+    statement: Statement | None, decide: Decide, change: Decide, others: writing.Block | None = None
+) -> writing.Block:
+    """Return the variables of an `environment` block, for the whole pipeline together with `others`, which it may use."""
+    env = writing.Block() if others is None else others
     for each in statement.block or [] if statement is not None else []:
         value = each.arguments.removeprefix("=").strip()
         credentials = re.fullmatch(r"credentials\(\s*(['\"])(.*?)\1\s*\)", value)
@@ -82,6 +84,9 @@ def environment(statement: Statement | None, decide: Decide, change: Decide) -> 
             # A variable does not see the others of its block here, so their values are written out.
             for other in env.entries:
                 text = text.replace(f"${{{{ env.{other.key} }}}}", str(other.value))
+            unknown = re.search(r"\$\{\{ env\.(\w+) \}\}", text)
+            if unknown and others is not None:
+                raise NotLiteral(unknown[1])
             env.set(each.name, text, *each.comments)
         except NotLiteral:
             env.closing += [
@@ -206,20 +211,23 @@ def _without_hash(line: str, name: str) -> str:
     return " ".join(fields)
 
 
-def options(statement: Statement | None, block: writing.Block, decide: Decide, change: Decide) -> None:
-    """Add the bounds of an `options` block to a job."""
+def options(statement: Statement | None, workflow: writing.Block, decide: Decide, change: Decide) -> int | None:
+    """Add the bounds of an `options` block to the workflow; return how often a job is tried, None if it does not say."""
+    attempts = None
     for each in statement.block or [] if statement is not None else []:
         positional, named = arguments_of(each.arguments)
         first = positional[0] if positional else ""
         try:
             if each.name == "timeout":
                 minutes = minutes_of(named.get("time", first), named.get("unit"), "MINUTES")
-                block.set("timeout-minutes", written_minutes(minutes), *each.comments)
+                workflow.set("timeout-minutes", written_minutes(minutes), *each.comments)
             elif each.name == "retry":
-                block.set("retry", {"max-attempts": whole_number_of(first)}, *each.comments)
+                attempts = whole_number_of(first)
+                workflow.closing += each.comments
             elif each.name in _WITHOUT_EFFECT:
                 change(each.line, f"the option {each.text} is left out")
             elif each.name != "disableConcurrentBuilds":
-                block.closing += [decide(each.line, f"the option {each.name} has no counterpart"), each.text]
+                workflow.closing += [decide(each.line, f"the option {each.name} has no counterpart"), each.text]
         except NotLiteral:
-            block.closing += [decide(each.line, f"the option {each.name} is computed by a program"), each.text]
+            workflow.closing += [decide(each.line, f"the option {each.name} is computed by a program"), each.text]
+    return attempts

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -41,6 +42,8 @@ SHORT_GRACE_S = 3_600.0
 #: others. An upload in progress sends again what it loses.
 FULL_PERIOD_S = 60.0
 FULL_GRACE_S = 300.0
+#: Records that are read at a time: some milliseconds.
+_RECORDS = 100
 
 
 class Cleaned(msgspec.Struct, kw_only=True):
@@ -105,7 +108,7 @@ class ArtifactCleaner:
             self._server.metrics.removed["expired" if is_run else "run"] += removed
         cleaned.caches = await self._server.write(lambda: self._caches.expire(self._clock.now()))
         # Raises for a damaged record: then all blocks stay, because some may be those of that record.
-        records = await self._server.read(self._store.by_scope)
+        records = await self.records_by_scope()
         for scope in await self._server.read(self._store.blocks.scopes):
             used = await self.used(scope, records.get(scope, ()))
             for folder in await self._server.read(lambda: list(self._store.blocks.folders(scope))):  # noqa: B023
@@ -117,6 +120,15 @@ class ArtifactCleaner:
             cleaned.bytes += freed
             self._server.metrics.freed += freed
         return cleaned
+
+    async def records_by_scope(self) -> dict[str, list[ArtifactRecord]]:
+        """All artifacts by the scope of their blocks; agents read in between. Raises `Stalled` WF304."""
+        found: dict[str, list[ArtifactRecord]] = {}
+        records = self._store.records.all()
+        while batch := await self._server.read(lambda: list(itertools.islice(records, _RECORDS))):
+            for record in batch:
+                found.setdefault(record.scope, []).append(record)
+        return found
 
     async def used(self, scope: str, records: Iterable[ArtifactRecord]) -> set[bytes]:
         """The digests of all blocks of a scope with these artifacts that something has. Raises `WaterflowError`."""

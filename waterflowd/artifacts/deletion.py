@@ -81,7 +81,7 @@ class ArtifactDeleter:
     async def _free(self, record: ArtifactRecord, before: float) -> int:
         """Removes the blocks that only this artifact had; returns their size."""
         own = await self._server.read(lambda: set(local_blocks_of(self._store, record)))
-        others = await self._server.read(self._store.by_scope)
+        others = await self._cleaner.records_by_scope()
         digests, freed = list(own - await self._cleaner.used(record.scope, others.get(record.scope, ()))), 0
         for begin in range(0, len(digests), _BATCH):
             batch = digests[begin : begin + _BATCH]

@@ -128,9 +128,12 @@ class RecordFiles:
         Raises `Stalled` WF304 for a damaged one.
         """
         seen: set[str] = set()
-        while unseen := [path for run in self.runs() for path in self.paths(run) if str(path) not in seen]:
-            seen.update(map(str, unseen))
-            for path in unseen:
+        is_changing = True
+        while is_changing:
+            is_changing = False
+            for path in (path for run in self.runs() for path in self.paths(run) if str(path) not in seen):
+                seen.add(str(path))
+                is_changing = True
                 with contextlib.suppress(FileNotFoundError):
                     yield decode(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -31,6 +32,7 @@ class Cleaning:
 
     def __init__(self, store: ArtifactStore, server: ArtifactServer) -> None:
         self.store = store
+        self.server = server
         self.caches = CacheStore(store, CacheLimits())
         self.clock = ManualClock(NOW)
         self.runs: set[RunId] = {RUN, OTHER}
@@ -70,6 +72,20 @@ async def test_artifacts_of_removed_runs_and_expired_ones_go_with_their_blocks(c
     used = set(Prepared("kept", {"a": b"x" * 1_000}).blocks)
     assert {digest for _, digest, _ in store.blocks.listed()} == used
     assert store.blocks.stored_bytes == sum(size for _, _, size in store.blocks.listed())
+
+
+async def test_agents_read_while_all_records_are_read(cleaning: Cleaning) -> None:
+    """There may be a hundred thousand of them, and a step must not wait for all."""
+    record = put(cleaning.store, "0", {"a": b"x"})
+    for number in range(1, 250):
+        cleaning.store.records.write(RUN, msgspec.structs.replace(record, name=str(number)))
+    listing = asyncio.create_task(cleaning.cleaner.records_by_scope())
+    await asyncio.sleep(0)
+
+    await cleaning.server.read(lambda: cleaning.store.listing(record))
+
+    assert not listing.done()
+    assert len((await listing)[SCOPE]) == 250
 
 
 async def test_empty_directories_of_blocks_go(cleaning: Cleaning) -> None:

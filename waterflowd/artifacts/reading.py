@@ -24,8 +24,8 @@ CHUNK_BYTES = 512 << 10
 _NAMES_SHOWN = 20
 #: Blocks that one download keeps: small files share them.
 _BLOCKS_KEPT = 4
-#: Artifacts whose files are in memory.
-_OPEN_MAX = 4
+#: Artifacts whose files are in memory, and their files unless it is one: a file takes half a kilobyte.
+_OPEN_MAX, _OPEN_FILES_MAX = 4, 300_000
 
 
 class OpenArtifact:
@@ -105,9 +105,13 @@ class ArtifactReader:
         if found is None or found.record != record:
             found = await self._server.read(lambda: self._open(record))
         self._open_artifacts[key] = found
-        if len(self._open_artifacts) > _OPEN_MAX:
+        while len(self._open_artifacts) > 1 and self._has_too_many_open():
             self._open_artifacts.popitem(last=False)
         return found
+
+    def _has_too_many_open(self) -> bool:
+        files = sum(len(artifact.files) for artifact in self._open_artifacts.values())
+        return len(self._open_artifacts) > _OPEN_MAX or files > _OPEN_FILES_MAX
 
     def _open(self, record: ArtifactRecord) -> OpenArtifact:
         table = self._store.table(record)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.artifacts.harness import NOW, RUN, new_store, put
+from tests.unit.artifacts.harness import NOW, RUN, new_store, put, reader_of
 from waterflow_agent.errors import Rejected
+from waterflowd.artifacts import reading
 from waterflowd.artifacts.reading import ArtifactReader, OpenArtifact
 from waterflowd.artifacts.reruns import KeptArtifacts
 from waterflowd.artifacts.store import ArtifactStore
@@ -49,3 +50,21 @@ async def test_the_tag_changes_when_the_bytes_of_the_archive_do(tmp_path: Path) 
 
     assert before.read_tar(0, before.tar_size) != after.read_tar(0, after.tar_size)
     assert before.tag != after.tag
+
+
+async def test_artifacts_with_many_files_are_not_all_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download asks for many ranges, so the last artifact stays; what others take is bounded by their files."""
+    monkeypatch.setattr(reading, "_OPEN_FILES_MAX", 2 * len(FILES))
+    store = new_store(tmp_path)
+    put(store, "a", {**FILES, "more": b"a"})
+    put(store, "b", {**FILES, "more": b"b"})
+    async with HostHarness(artifacts=store) as host:
+        reader = reader_of(store, LogHistory(host.log, host.feed, TimeSlices()), host.clock)
+        first = await reader.open(RUN, "a")
+        assert await reader.open(RUN, "a") is first
+
+        await reader.open(RUN, "b")
+
+        assert await reader.open(RUN, "a") is not first

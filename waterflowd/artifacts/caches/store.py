@@ -101,7 +101,7 @@ class CacheStore:
             self._records.write(record)
         except OSError as error:
             raise disk_error(error) from error
-        self._entries(origin.scope)[record.name] = CacheEntry(record, now)
+        self._all().setdefault(origin.scope, {})[record.name] = CacheEntry(record, now)
         self._count(record, 1)
         self._evict(record)
         return True
@@ -178,7 +178,7 @@ class CacheStore:
         self.metrics.stored_bytes += change * record.size
 
     def _entries(self, scope: str) -> dict[str, CacheEntry]:
-        return self._all().setdefault(scope, {})
+        return self._all().get(scope, {})
 
     def _existing(self, origin: RunOrigin, action: messages.BeginCache | messages.CommitCache) -> CacheEntry | None:
         entry = self._entries(origin.scope).get(entry_name(origin.source, origin.refs[0], action.version, action.key))

@@ -32,8 +32,9 @@ def _required(arguments: Arguments, *names: str) -> str:
     return value
 
 
-def _is_true(value: str | None) -> bool:
-    return (value or "").lower() in ("yes", "true", "on", "1")
+def is_true(value: Json) -> bool:
+    """Whether a value means yes; Ansible takes text for it, too."""
+    return value is True or str(value).lower() in ("yes", "true", "on", "1")
 
 
 def word(text: str) -> str:
@@ -53,20 +54,24 @@ def _mode_and_owner(arguments: Arguments) -> Step:
         found["mode"] = mode.zfill(4)
     owner, group = _text(arguments, "owner"), _text(arguments, "group")
     if owner or group:
-        found["owner"] = f"{owner or group}:{group or owner}"
+        found["owner"] = f"{owner or ''}:{group}" if group else owner
     return found
 
 
 def _command(arguments: Arguments) -> Step:
-    command = _text(arguments, "_raw_params", "cmd", "argv")
+    argv = arguments.pop("argv", None)
+    if isinstance(argv, list):
+        arguments["_raw_params"] = " ".join(word(str(each)) for each in argv)
+    command = _text(arguments, "_raw_params", "cmd")
     if command is None:
         raise Untranslatable("the command is missing")
     creates, removes = _text(arguments, "creates"), _text(arguments, "removes")
     directory, program = _text(arguments, "chdir"), _text(arguments, "executable")
-    guard = [f"[ -e {word(creates)} ] && exit 0"] if creates else []
+    # A directory outside of the job's cannot be a working directory, and Ansible's are on the server. The paths of the
+    # other two begin there.
+    guard = [f"cd {word(directory)} || exit"] if directory else []
+    guard += [f"[ -e {word(creates)} ] && exit 0"] if creates else []
     guard += [f"[ -e {word(removes)} ] || exit 0"] if removes else []
-    # A directory outside of the job's cannot be a working directory, and Ansible's are on the server.
-    guard += [f"cd {word(directory)} || exit"] if directory else []
     step: Step = {"run": "\n".join([*guard, command.strip()]) + ("\n" if guard or "\n" in command.rstrip("\n") else "")}
     if program:
         step["shell"] = f"{program} {{0}}"
@@ -74,8 +79,10 @@ def _command(arguments: Arguments) -> Step:
 
 
 def _script(arguments: Arguments) -> Step:
-    name, *rest = _required(arguments, "_raw_params", "cmd").split()
-    return {"run": " ".join([f"./{_source(name, 'files')}", *rest])}
+    words = _required(arguments, "_raw_params", "cmd").split()
+    if not words:
+        raise Untranslatable("the script is missing")
+    return {"run": " ".join([f"./{_source(words[0], 'files')}", *words[1:]])}
 
 
 def _source(path: str, folder: str) -> str:
@@ -86,12 +93,12 @@ def _copy(arguments: Arguments) -> Step:
     destination = _required(arguments, "dest")
     extra = _mode_and_owner(arguments)
     content = _text(arguments, "content")
-    if _is_true(_text(arguments, "backup")):
+    if is_true(_text(arguments, "backup")):
         extra["backup"] = True
     if content is not None:
         return {"uses": "file/write", "with": {"path": destination, "content": content, **extra}}
     source = _required(arguments, "src")
-    remote = _is_true(_text(arguments, "remote_src"))
+    remote = is_true(_text(arguments, "remote_src"))
     if "backup" in extra:
         raise Untranslatable("backup of a copied file")
     where = source if remote or source.startswith("/") else f"repo:{_source(source, 'files')}"
@@ -104,7 +111,7 @@ def _file(arguments: Arguments) -> Step:
     path = _required(arguments, "path", "dest", "name")
     state = _text(arguments, "state") or "file"
     owner = _mode_and_owner(arguments)
-    recursive = _is_true(_text(arguments, "recurse"))
+    recursive = is_true(_text(arguments, "recurse"))
     if state == "absent":
         return {"uses": "file/delete", "with": {"path": path, "recursive": True}}
     if state == "link":
@@ -125,13 +132,13 @@ def _file(arguments: Arguments) -> Step:
 def _service(arguments: Arguments) -> Step:
     unit: Step = {"name": _text(arguments, "name") or ""}
     state, enabled = _text(arguments, "state"), _text(arguments, "enabled")
-    reload = _is_true(_text(arguments, "daemon_reload", "daemon-reload"))
+    reload = is_true(_text(arguments, "daemon_reload", "daemon-reload"))
     if not unit["name"]:
         return {"run": "systemctl daemon-reload"} if reload else _missing("name")
     if state:
         unit["state"] = state
     if enabled is not None:
-        unit["enabled"] = _is_true(enabled)
+        unit["enabled"] = is_true(enabled)
     if reload:
         unit["daemon-reload"] = True
     return {"uses": "systemd/unit", "with": unit}
@@ -154,7 +161,7 @@ def _packages(arguments: Arguments) -> list[str]:
 
 def _apt(arguments: Arguments) -> Step:
     names, state = _packages(arguments), _text(arguments, "state") or "present"
-    update = _is_true(_text(arguments, "update_cache", "update-cache"))
+    update = is_true(_text(arguments, "update_cache", "update-cache"))
     upgrade = _text(arguments, "upgrade")
     _text(arguments, "cache_valid_time")
     recommends = _text(arguments, "install_recommends")
@@ -165,7 +172,7 @@ def _apt(arguments: Arguments) -> Step:
         verb = {"present": "install", "installed": "install", "latest": "install", "absent": "remove"}.get(state)
         if verb is None:
             raise Untranslatable(f"state {state}")
-        flag = " --no-install-recommends" if recommends is not None and not _is_true(recommends) else ""
+        flag = " --no-install-recommends" if recommends is not None and not is_true(recommends) else ""
         lines.append(f"apt-get -y {verb}{flag} {' '.join(word(name) for name in names)}")
     if not lines:
         raise Untranslatable("it names no packages")
@@ -211,7 +218,7 @@ def _uri(arguments: Arguments) -> Step:
         parameters["expect-status"] = ", ".join(
             str(each) for each in (status if isinstance(status, list) else [status])
         )
-    if (verify := _text(arguments, "validate_certs")) is not None and not _is_true(verify):
+    if (verify := _text(arguments, "validate_certs")) is not None and not is_true(verify):
         parameters["verify"] = False
     if timeout := _text(arguments, "timeout"):
         parameters["timeout"] = f"{timeout}s"
@@ -230,7 +237,9 @@ def _get_url(arguments: Arguments) -> Step:
 def _wait_for(arguments: Arguments) -> Step:
     port, host = _required(arguments, "port"), _text(arguments, "host") or "127.0.0.1"
     timeout = _text(arguments, "timeout") or "300"
-    _text(arguments, "state")
+    state = _text(arguments, "state") or "started"
+    if state not in ("started", "present"):
+        raise Untranslatable(f"state {state}")
     probe = f"timeout {timeout} bash -c 'until (exec 3<> /dev/tcp/{host}/{port}) 2>/dev/null; do sleep 1; done'"
     if "${{" in probe or "'" in host:
         raise Untranslatable("variables in host or port")

@@ -9,6 +9,7 @@ from waterflowd.dsl.reading.tree import Entry, Node
 from waterflowd.importers import generated, writing
 from waterflowd.importers.ansible import inventory, jinja
 from waterflowd.importers.ansible.jinja import Names, Untranslatable
+from waterflowd.importers.ansible.modules import is_true
 from waterflowd.importers.ansible.tasks import Place, TaskWriter
 from waterflowd.importers.findings import Imported, WrittenFile
 from waterflowd.importers.origin import Names as FileNames
@@ -168,14 +169,14 @@ class _Writer:
         percentage = value_of(entries["max_fail_percentage"].value) if "max_fail_percentage" in entries else None
         if percentage is not None:
             runs_on["max-failures"] = f"{percentage}%"
-        elif "any_errors_fatal" in entries:
+        elif "any_errors_fatal" in entries and is_true(value_of(entries["any_errors_fatal"].value)):
             runs_on["max-failures"] = 0
         return runs_on
 
     def _user(self, entries: dict[str, Entry], job: writing.Block, comments: list[str]) -> None:
         become = value_of(entries["become"].value) if "become" in entries else None
         remote = str(value_of(entries["remote_user"].value)) if "remote_user" in entries else ""
-        is_root = become is True or str(become).lower() in ("yes", "true")
+        is_root = is_true(become)
         user = (
             str(value_of(entries["become_user"].value)) if "become_user" in entries else "root" if is_root else remote
         )

@@ -27,6 +27,8 @@ _KEYS = frozenset(
         *("become", "become_user", "become_method"),
     )
 )
+#: Keys that have no counterpart where one entry stands for several tasks.
+_KEYS_OF_ONE_TASK = ("loop", "with_items", "with_list", "register", "notify", "until", "retries")
 #: Keys without a counterpart that change what a task does.
 _UNKNOWN_KEYS = frozenset(
     (
@@ -112,6 +114,7 @@ class TaskWriter:
             raise Untranslatable(f"{', '.join(unknown)}")
         inside = self._place(task, source, item, place, comments)
         if "block" in task:
+            comments += self._notes_of_several(task, source, item, "a block")
             self._block(task, source, steps, inside, comments)
             return
         found = [key for key in task if key not in _KEYS | _UNKNOWN_KEYS]
@@ -119,6 +122,7 @@ class TaskWriter:
             raise Untranslatable(f"it has {len(found)} modules: {', '.join(found)}" if found else "it has no module")
         name = modules.short_name(found[0])
         if name in ("import_tasks", "include_tasks"):
+            comments += self._notes_of_several(task, source, item, "included tasks")
             self._include(value_of(task[found[0]].value), source, steps, inside, comments)
             return
         loop = next((task[key] for key in ("loop", "with_items", "with_list") if key in task), None)
@@ -155,7 +159,9 @@ class TaskWriter:
         environment = value_of(task["environment"].value) if "environment" in task else None
         if isinstance(environment, dict):
             env |= {key: jinja.text(value, self.names) for key, value in environment.items()}
-        continues = place.continues or ("ignore_errors" in task and _is_true(value_of(task["ignore_errors"].value)))
+        continues = place.continues or (
+            "ignore_errors" in task and modules.is_true(value_of(task["ignore_errors"].value))
+        )
         return Place(condition=condition, env=tuple(env.items()), continues=continues)
 
     def _block(
@@ -254,6 +260,13 @@ class TaskWriter:
                 retry |= {"initial-interval": f"{value_of(task['delay'].value)}s", "backoff-coefficient": 1}
             block.set("retry", retry)
         return block
+
+    def _notes_of_several(self, task: dict[str, Entry], source: YamlSource, item: Node, what: str) -> list[str]:
+        """Comments about keys of several tasks; raises Untranslatable for keys that repeat them or use their result."""
+        refused = [key for key in _KEYS_OF_ONE_TASK if key in task]
+        if refused:
+            raise Untranslatable(f"{', '.join(refused)} of {what}")
+        return self._notes(task, source, item)
 
     def _notes(self, task: dict[str, Entry], source: YamlSource, item: Node) -> list[str]:
         notes = []
@@ -354,10 +367,6 @@ def _retries(task: dict[str, Entry]) -> int | None:
     """How often a task is tried again; None if it does not say, or if that is known at run time only."""
     text = str(value_of(task["retries"].value)) if "retries" in task else ""
     return int(text) if re.fullmatch(r"\d{1,9}", text) else None
-
-
-def _is_true(value: Json) -> bool:
-    return value is True or str(value).lower() in ("yes", "true", "on", "1")
 
 
 def source_text(item: Node, source: YamlSource) -> str:

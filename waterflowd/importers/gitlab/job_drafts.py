@@ -24,8 +24,14 @@ class JobContext:
     has_conditions: bool = False
     #: Names of the jobs that store artifacts.
     with_artifacts: set[str] = field(default_factory=set)
+    #: Names of the jobs with several instances.
+    parallel: set[str] = field(default_factory=set)
     #: Variables that scripts read and nothing defines.
     undefined: set[str] = field(default_factory=set)
+
+    def artifact_of(self, job: str, instance: str) -> str:
+        """The name of a job's artifact. Ids have no dots, so no pattern selects the artifacts of two jobs."""
+        return f"{self.ids[job]}.{instance}" if job in self.parallel else self.ids[job]
 
 
 @dataclass

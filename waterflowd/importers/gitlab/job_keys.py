@@ -48,7 +48,7 @@ def _artifacts(draft: JobDraft, value: Json) -> None:
     if paths:
         excluded = [f"!{draft.expand(path)}" for path in texts_of(value.get("exclude"))]
         parameters: dict[str, Json] = {
-            "name": draft.context.ids[draft.job.name],
+            "name": draft.context.artifact_of(draft.job.name, "${{ strategy.job-index }}"),
             "path": "\n".join([*paths, *excluded]),
             **WHOLE_PATHS,
         }
@@ -121,9 +121,12 @@ def _deployment(draft: JobDraft, value: Json) -> None:
 
 def _parallel(draft: JobDraft, value: Json) -> None:
     if isinstance(value, int):
-        draft.block.set("strategy", {"fail-fast": False, "matrix": {"index": list(range(1, value + 1))}})
+        count = min(value, _PARALLEL_MAX)
+        if count < value:
+            draft.note("parallel", f"a job has at most {_PARALLEL_MAX} instances, as on GitLab")
+        draft.block.set("strategy", {"fail-fast": False, "matrix": {"index": list(range(1, count + 1))}})
         draft.env.set("CI_NODE_INDEX", "${{ matrix.index }}")
-        draft.env.set("CI_NODE_TOTAL", str(value))
+        draft.env.set("CI_NODE_TOTAL", str(count))
         return
     rows = value.get("matrix") if isinstance(value, dict) else None
     rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
@@ -135,6 +138,10 @@ def _parallel(draft: JobDraft, value: Json) -> None:
     draft.block.set("strategy", {"fail-fast": False, "matrix": matrix})
     for name in dict.fromkeys(name for row in lists for name in row):
         draft.env.set(name, f"${{{{ matrix.{name} }}}}")
+
+
+#: Instances of a job on GitLab.
+_PARALLEL_MAX = 200
 
 
 def _combinations(row: dict[str, list[str]]) -> list[Json]:
@@ -228,7 +235,7 @@ def seconds_of(text: str) -> int | None:
     if not rest:
         return None
     while rest:
-        found = re.match(r"(\d+)\s*(mo|[a-z])?[a-z]*\s*", rest)
+        found = re.match(r"(\d{1,12})\s*(mo|[a-z])?[a-z]*\s*", rest)
         if not found or (found[2] or "s") not in _UNITS:
             return None
         total += int(found[1]) * _UNITS[found[2] or "s"]

@@ -163,10 +163,14 @@ def _environment(draft: JobDraft, script: str) -> None:
 
 
 def _download(draft: JobDraft) -> None:
-    """Fetch the artifacts of the jobs that this one waits for, as GitLab does."""
+    """Fetch the artifacts of the jobs that this one waits for, as GitLab does: those that exist.
+
+    A pattern takes what there is, where a name would fail for a job that was skipped or has stored nothing.
+    """
     by_id = {id_: name for name, id_ in draft.context.ids.items()}
     wanted = draft.job.keys.get("dependencies")
     for need in draft.needs:
         name = by_id[need]
         if name in draft.context.with_artifacts and (not isinstance(wanted, list) or name in wanted):
-            draft.steps.add({"uses": "artifact/download", "with": {"name": need}})
+            pattern = draft.context.artifact_of(name, "*")
+            draft.steps.add({"uses": "artifact/download", "with": {"pattern": pattern, "merge-multiple": True}})

@@ -74,6 +74,7 @@ class _Writer:
         pipeline, context = self._pipeline, self._context
         context.has_conditions = any(job.keys.keys() & {"rules", "only", "except", "when"} for job in pipeline.jobs)
         context.with_artifacts = {job.name for job in pipeline.jobs if _has_artifacts(job)}
+        context.parallel = {job.name for job in pipeline.jobs if job.keys.get("parallel")}
         written = writing.Block()
         for job in self._in_order():
             comments = job.source.comments_at(job.entry.key)

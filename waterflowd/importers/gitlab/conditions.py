@@ -200,8 +200,11 @@ class _Parser:
             raise Untranslatable(f"{token[0].strip()} is not expected here")
         if name in variables.PREDEFINED:
             return name, variables.PREDEFINED[name]
-        if name in self._values and "$" not in self._values[name]:
-            return name, quoted(self._values[name])
+        value = self._values.get(name)
+        if isinstance(value, variables.Expression):
+            return name, value.removeprefix("${{ ").removesuffix(" }}")
+        if value is not None and "$" not in value:
+            return name, quoted(value)
         raise Untranslatable(f"${name} has no counterpart here")
 
 

@@ -18,6 +18,8 @@ class JobContext:
     group: str
     #: Variables of the whole file, as texts.
     variables: dict[str, str]
+    #: Those of them that the file gives.
+    given: dict[str, str]
     #: Id of each job by its name on GitLab.
     ids: dict[str, str]
     #: Whether some jobs run under conditions only.
@@ -26,6 +28,8 @@ class JobContext:
     with_artifacts: set[str] = field(default_factory=set)
     #: Names of the jobs with several instances.
     parallel: set[str] = field(default_factory=set)
+    #: Whether a newer pipeline of the branch may replace one in progress.
+    is_interruptible: bool = False
     #: Variables that scripts read and nothing defines.
     undefined: set[str] = field(default_factory=set)
 

@@ -9,7 +9,7 @@ from waterflow_agent import durations
 from waterflowd.importers import expressions, writing
 from waterflowd.importers.generated import WHOLE_PATHS, written_minutes
 from waterflowd.importers.gitlab import variables
-from waterflowd.importers.gitlab.job_drafts import JobDraft
+from waterflowd.importers.gitlab.job_drafts import JobDraft, own_variables
 from waterflowd.importers.origin import slug
 from waterflowd.importers.source_yaml import texts_of
 from waterflowd.model.plan import Json
@@ -34,11 +34,30 @@ def _services(draft: JobDraft, value: Json) -> None:
     for item in value if isinstance(value, list) else []:
         name = str(item.get("name") if isinstance(item, dict) else item)
         alias = item.get("alias") if isinstance(item, dict) else None
-        services.set(slug(str(alias or name.split(":")[0].replace("/", "-"))), {"image": draft.expand(name)})
-        if isinstance(item, dict) and set(item) - {"name", "alias"}:
-            draft.note("services", "of services only name and alias are imported")
+        service: dict[str, Json] = {"image": draft.expand(name)}
+        environment = _environment_of_service(draft, item.get("variables") if isinstance(item, dict) else None)
+        if environment:
+            service["env"] = environment
+        services.set(slug(str(alias or name.split(":")[0].replace("/", "-"))), service)
+        if isinstance(item, dict) and set(item) - {"name", "alias", "variables"}:
+            draft.note("services", "of services only name, alias and variables are imported")
+        if name.startswith("docker:") and "dind" in name:
+            draft.note(
+                "services",
+                "a service cannot run Docker in Docker: run docker in a job without a container, on a server with an engine",
+            )
     if services.entries:
         draft.block.set("services", services)
+
+
+def _environment_of_service(draft: JobDraft, own: Json) -> dict[str, Json]:
+    """Return the variables of the file, of the job and of the service itself: GitLab gives a service all of them."""
+    found = {
+        **draft.context.given,
+        **own_variables(draft.job),
+        **variables.plain_values(own if isinstance(own, dict) else {}),
+    }
+    return {name: draft.expand(text) for name, text in found.items()}
 
 
 def _artifacts(draft: JobDraft, value: Json) -> None:
@@ -190,9 +209,11 @@ def _dependencies(draft: JobDraft, value: Json) -> None:
 
 
 def _interruptible(draft: JobDraft, value: Json) -> None:
-    draft.note(
-        "interruptible", "to cancel a run that a newer push replaces, write concurrency with cancel-in-progress: true"
-    )
+    if value is True and not draft.context.is_interruptible:
+        draft.note(
+            "interruptible",
+            "on GitLab a newer push may cancel this job; here it can only cancel the whole run, with concurrency",
+        )
 
 
 def _trigger(draft: JobDraft, value: Json) -> None:

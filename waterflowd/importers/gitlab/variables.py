@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from waterflowd.importers import writing
 from waterflowd.importers.generated import as_literal
 from waterflowd.model.plan import Json
 
@@ -60,10 +61,39 @@ _SHELL = frozenset(
 )
 
 
+class Expression(str):
+    """The value of a variable that is known in the run only, as `${{ ... }}`."""
+
+
+def _is_asked(value: Json) -> bool:
+    """Whether a person who starts a pipeline is asked for the value of a variable."""
+    return isinstance(value, dict) and bool(value.keys() & {"description", "options"})
+
+
+def inputs(variables: Mapping[str, Json]) -> writing.Block:
+    """Return the variables that a person is asked for, as inputs of the workflow."""
+    block = writing.Block()
+    for name, value in variables.items():
+        if isinstance(value, dict) and _is_asked(value):
+            options = value.get("options")
+            item = writing.Block()
+            if "description" in value:
+                item.set("description", as_literal(str(value["description"])))
+            if isinstance(options, list):
+                item.set("type", "choice")
+                item.set("options", [as_literal(str(each)) for each in options])
+            item.set("default", as_literal(plain_values({name: {"value": value.get("value")}})[name]))
+            block.set(name, item)
+    return block
+
+
 def plain_values(variables: Mapping[str, Json]) -> dict[str, str]:
     """Return variables as texts; GitLab also writes them as mappings with a value."""
     values: dict[str, str] = {}
     for name, value in variables.items():
+        if _is_asked(value):
+            values[name] = Expression(f"${{{{ inputs.{name} }}}}")
+            continue
         written = value.get("value", "") if isinstance(value, dict) else value
         values[name] = (
             ("true" if written else "false") if isinstance(written, bool) else str("" if written is None else written)
@@ -73,6 +103,8 @@ def plain_values(variables: Mapping[str, Json]) -> dict[str, str]:
 
 def expanded(text: str, variables: Mapping[str, str], unknown: set[str] | None = None, depth: int = 0) -> str:
     """Return text with `$NAME` replaced: by the value, by an expression, or kept and added to `unknown`."""
+    if isinstance(text, Expression):
+        return text
     position, parts = 0, []
     for found in _NAME.finditer(text):
         parts.append(as_literal(text[position : found.start()]))

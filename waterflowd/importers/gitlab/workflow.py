@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from waterflowd.importers import generated, writing
+from waterflowd.importers.expressions import with_defaults
 from waterflowd.importers.findings import Imported
 from waterflowd.importers.gitlab import conditions, jobs, variables
 from waterflowd.importers.gitlab.job_drafts import JobContext
@@ -53,11 +54,12 @@ class _Writer:
         taken = Names()
         ids = {job.name: taken.take(slug(job.name)) for job in pipeline.jobs}
         values = variables.plain_values(pipeline.variables)
+        given = dict(values)
         #: The comment of the variable with the default branch.
         self._about_default_branch: list[str] = []
         if _DEFAULT_BRANCH not in values and any(source.mentions(_DEFAULT_BRANCH) for source in pipeline.sources):
             values[_DEFAULT_BRANCH] = self._default_branch()
-        self._context = JobContext(imported=imported, group=origin.group, variables=values, ids=ids)
+        self._context = JobContext(imported=imported, group=origin.group, variables=values, given=given, ids=ids)
 
     def _default_branch(self) -> str:
         """The default branch of the clone; else a guess, which is a decision."""
@@ -75,6 +77,7 @@ class _Writer:
         context.has_conditions = any(job.keys.keys() & {"rules", "only", "except", "when"} for job in pipeline.jobs)
         context.with_artifacts = {job.name for job in pipeline.jobs if _has_artifacts(job)}
         context.parallel = {job.name for job in pipeline.jobs if job.keys.get("parallel")}
+        context.is_interruptible = all(job.keys.get("interruptible") is True for job in pipeline.jobs)
         written = writing.Block()
         for job in self._in_order():
             comments = job.source.comments_at(job.entry.key)
@@ -82,13 +85,24 @@ class _Writer:
         workflow = writing.Block()
         workflow.set("name", name)
         schedule = self._imported.decide(self._path, 0, _SCHEDULES)
-        workflow.set("on", {"push": None, "workflow_dispatch": None}, *self._about_workflow(), schedule)
+        inputs = variables.inputs(pipeline.variables)
+        events = writing.Block()
+        events.set("push", None)
+        dispatch: writing.Value = None
+        if inputs.entries:
+            dispatch = writing.Block()
+            dispatch.set("inputs", inputs)
+        events.set("workflow_dispatch", dispatch)
+        workflow.set("on", events, *self._about_workflow(), schedule)
+        if context.is_interruptible:
+            group = f"{name}-${{{{ github.ref_name }}}}"
+            workflow.set("concurrency", {"group": group, "cancel-in-progress": True})
         env = self._environment()
         if env.entries:
             place = pipeline.top.get("variables")
             comments = [] if place is None else place.source.comments_at(place.entry.key)
-            workflow.set("env", env, *comments)
-        workflow.set("jobs", written)
+            workflow.set("env", with_defaults(env, inputs), *comments)
+        workflow.set("jobs", with_defaults(written, inputs))
         heading = [f"Imported from {', '.join(dict.fromkeys(source.path for source in pipeline.sources))}."]
         for key in ("spec", "stages", "include", "default"):
             if key in pipeline.top:

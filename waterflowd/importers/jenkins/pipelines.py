@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from waterflowd.importers import generated, writing
 from waterflowd.importers.expressions import with_defaults
@@ -88,6 +88,7 @@ class _Writer:
         self._names = Names()
         #: How often each job is tried; None: once.
         self._attempts: int | None = None
+        self._archives = Names()
         self._jobs: list[_Job] = []
         #: Ids of the jobs that the next one waits for.
         self._last: list[str] = []
@@ -228,7 +229,7 @@ class _Writer:
         if matrix is not None:
             self._matrix(matrix, job)
             for each in (matrix.find("stages") or matrix).all("stage"):
-                self._stage(each, job.steps, Around())
+                self._stage(each, job.steps, Around(instance="${{ strategy.job-index }}"))
         self._stage(stage, job.steps, Around())
         return [job.id]
 
@@ -280,7 +281,7 @@ class _Writer:
         env = settings.environment(stage.find("environment"), self._decide, self._change)
         comments += env.closing
         pairs = tuple((each.key, str(each.value)) for each in env.entries)
-        around = Around(name=name, condition=condition, env=(*outer.env, *pairs))
+        around = Around(name=name, condition=condition, env=(*outer.env, *pairs), instance=outer.instance)
         for part in stage.block or []:
             if part.name not in _STAGE_PARTS:
                 comments += [
@@ -307,13 +308,13 @@ class _Writer:
             named = [f"{each.name}: {each.arguments}" for each in question.block or []]
             source = ", ".join(named) if named else question.arguments
             asked = Statement(name="input", arguments=source, line=question.line, text=question.text)
-            StepWriter(self._decide, self._change_only, steps).write([asked], around)
+            self._step_writer(steps).write([asked], around)
         parallel = stage.find("parallel")
         if parallel is not None and not any(self._is_separate(each) for each in parallel.all("stage")):
             branches = []
             for each in parallel.all("stage"):
                 branch = writing.Items()
-                self._stage(each, branch, Around(env=around.env))
+                self._stage(each, branch, Around(env=around.env, instance=around.instance))
                 branches.append(branch)
             block = writing.Block()
             block.set("name", around.name)
@@ -326,10 +327,13 @@ class _Writer:
             steps.add(block)
         nested = stage.find("stages")
         for each in nested.all("stage") if nested is not None else []:
-            self._stage(each, steps, Around(condition=around.condition, env=around.env))
+            self._stage(each, steps, replace(around, name=""))
         own = stage.find("steps")
         if own is not None:
-            StepWriter(self._decide, self._change_only, steps).write(own.block or [], around)
+            self._step_writer(steps).write(own.block or [], around)
+
+    def _step_writer(self, steps: writing.Items) -> StepWriter:
+        return StepWriter(self._decide, self._change_only, steps, self._archives)
 
     def _change_only(self, line: int, text: str) -> None:
         self._imported.change(self._path, line, text)
@@ -343,8 +347,8 @@ class _Writer:
                 steps.closing += [comment, each.text]
                 continue
             condition = f"{status} && ({around.condition})" if around.condition else status
-            inside = Around(name=f"{around.name}: {each.name}", condition=condition, env=around.env)
-            StepWriter(self._decide, self._change_only, steps).write(each.block or [], inside)
+            inside = replace(around, name=f"{around.name}: {each.name}", condition=condition)
+            self._step_writer(steps).write(each.block or [], inside)
 
     def _post(self) -> None:
         """Add the steps of the pipeline's `post`: to the only job, or as a job behind all others."""
@@ -365,7 +369,7 @@ class _Writer:
                 continue
             around = Around(name=f"post: {each.name}", condition=known[each.name])
             before = len(job.steps.items)
-            StepWriter(self._decide, self._change_only, job.steps).write(each.block or [], around)
+            self._step_writer(job.steps).write(each.block or [], around)
             if each.comments and len(job.steps.items) > before:
                 value, others = job.steps.items[before]
                 job.steps.items[before] = (value, (*each.comments, *others))

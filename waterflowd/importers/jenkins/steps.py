@@ -25,7 +25,7 @@ from waterflowd.importers.jenkins.values import (
     text_of,
     whole_number_of,
 )
-from waterflowd.importers.origin import Unreadable, slug
+from waterflowd.importers.origin import Names, Unreadable, slug
 from waterflowd.model.plan import Json
 
 #: Steps that show results or tell people.
@@ -67,6 +67,8 @@ class Around:
     minutes: float | None = None
     attempts: int | None = None
     continues: bool = False
+    #: Tells the instances of a matrix apart.
+    instance: str = ""
 
 
 @dataclass
@@ -77,8 +79,8 @@ class StepWriter:
     decide: Callable[[int, str], str]
     change: Callable[[int, str], None]
     steps: writing.Items = field(default_factory=writing.Items)
-    #: How many archives without a name it has written.
-    archives: int = 0
+    #: Names of the archives of the pipeline.
+    archives: Names = field(default_factory=Names)
 
     def write(self, statements: list[Statement], around: Around) -> None:
         """Add the steps of a block."""
@@ -171,9 +173,8 @@ class StepWriter:
 
     def _archive_name(self, around: Around) -> str:
         """A name of its own for each archive of the pipeline, because names of artifacts are unique in a run."""
-        self.archives += 1
-        number = f"-{self.archives}" if self.archives > 1 else ""
-        return f"archive-{slug(around.name, 'files')}{number}"
+        name = self.archives.take(f"archive-{slug(around.name, 'files')}")
+        return f"{name}-{around.instance}" if around.instance else name
 
     def _script(self, statement: Statement, around: Around) -> None:
         """Write a script block whose statements are steps; anything else in it is a program."""

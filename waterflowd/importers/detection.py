@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from waterflowd.importers import crontab
 from waterflowd.importers.origin import name_of
 
-SYSTEMS = ("github", "gitlab", "jenkins", "ansible", "rundeck", "cron")
 _YAML = (".yml", ".yaml")
 _JENKINS = re.compile(r"(?m)^\s*pipeline\s*\{")
 _RUNDECK_XML = re.compile(r"<joblist\b")

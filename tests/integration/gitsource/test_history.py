@@ -18,6 +18,7 @@ from waterflow_agent.errors import Rejected, Retryable, Stalled, WaterflowError
 from waterflowd.gitsource.checkouts.revision_files import RevisionFileReader
 from waterflowd.gitsource.history import git_files, pack_child, pack_store
 from waterflowd.gitsource.history.pack_protocol import PackFailed, PackRequest
+from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.model.records import Checkout, CheckoutPart
 from waterflowd.reconcile import codes
 from waterflowd.reconcile.settings import RepositorySettings
@@ -101,6 +102,22 @@ async def test_packs_survive_a_restart_and_are_written_once(
     await again.listed(checkout(commit))
     assert not (packs / "tmp_pack").exists()
     await again.close()
+
+
+async def test_a_repository_that_is_removed_and_added_again_has_its_history(ops: Git, tmp_path: Path) -> None:
+    """Its packs went with it; the daemon, which was not restarted, writes them again."""
+    settings = RepositorySettings(name="ops", url=str(ops.path))
+    mirrors = tmp_path / "mirrors"
+    reader = file_reader(settings, mirrors=mirrors)
+    agent = AgentFiles(reader, tmp_path / "agent")
+    head = ops("rev-parse", "HEAD")
+    await reader.listed(checkout(head, path="before"))
+
+    await RepositoryOpener(mirrors, {}).remove(settings)
+
+    job = Git(await agent.check_out(checkout(head)))
+    assert job("log", "--format=%s") == "second\nfirst"
+    await reader.close()
 
 
 async def test_another_repository_under_the_name_has_its_own_packs(ops: Git, tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ class PackStore:
     async def _current(self, shallow: tuple[str, ...]) -> PackState:
         """What there is; an empty state if that is of another repository."""
         state = self._state
-        if state is None:
+        # The repository may have been removed, with its packs, and added again.
+        if state is None or not await _in_thread((self._directory / _STATE_FILE).exists):
             state = await _in_thread(self._open)
         is_same = state.url == self._url and state.shallow == shallow
         return state if is_same else await self._cleared(shallow)

@@ -77,7 +77,8 @@ async def download_artifact(
 ) -> Response:
     """All files of an artifact as a tar archive, or one file; `Range` selects a part of the bytes.
 
-    The bytes are always the same, so a download can be continued; the `ETag` changes if the artifact was replaced.
+    The bytes are always the same, so a download can be continued; the `ETag` changes if the artifact was replaced. With
+    `If-Range`, a client that has the beginning of a replaced artifact gets all bytes of the new one.
     """
     reader = _reader(services)
     found = await reader.open(await resolve(services, run_id), name)
@@ -86,11 +87,13 @@ async def download_artifact(
     else:
         origin, size = found.file(path)
         read, media_type = found.read_content, _FILE
-    selected = raw_output.parse_range(request.headers.get("range"), size)
+    tag = f'"{found.tag}"'
+    is_same = request.headers.get("if-range", tag) == tag
+    selected = raw_output.parse_range(request.headers.get("range"), size) if is_same else None
     begin, end = selected or (0, size)
     content = reader.chunks(read, origin + begin, origin + end)
     response = streams.Stream(streams.admit(request), content, media_type, is_live=False)
-    response.headers["etag"] = f'"{found.tag}"'
+    response.headers["etag"] = tag
     response.headers["accept-ranges"] = "bytes"
     response.headers["content-length"] = str(end - begin)
     file_name = (

@@ -18,10 +18,11 @@ from waterflow_agent.nodes import schema
 from waterflow_agent.nodes.artifacts import staging
 from waterflow_agent.nodes.artifacts.bucket import BucketClient
 from waterflow_agent.nodes.artifacts.bucket_reader import BucketReader
-from waterflow_agent.nodes.artifacts.fetching import BlockFetcher, to_end
+from waterflow_agent.nodes.artifacts.fetching import BlockFetcher
 from waterflow_agent.nodes.artifacts.staging import Staging
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.transfer.content import Progress
+from waterflow_agent.threads import to_end
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import ArtifactPart, ArtifactRow
 

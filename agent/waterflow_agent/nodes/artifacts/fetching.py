@@ -6,30 +6,18 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
-from typing import ParamSpec, TypeVar
 
 from waterflow_agent.artifacts import content
 from waterflow_agent.artifacts.channel import ArtifactChannel
 from waterflow_agent.artifacts.content import BlockTable
 from waterflow_agent.artifacts.local_protocol import IN_FLIGHT_MAX
 from waterflow_agent.errors import Rejected
+from waterflow_agent.threads import to_end
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import ArtifactPart
 
 #: Blocks that are written by one call of a thread.
 _BATCH = 16
-_P = ParamSpec("_P")
-_Result = TypeVar("_Result")
-
-
-async def to_end(call: Callable[_P, _Result], *args: _P.args, **kwargs: _P.kwargs) -> _Result:
-    """Runs a call in a thread. If the step is stopped, it is still awaited: nothing may write while files are removed."""
-    work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.gather(work, return_exceptions=True)
-        raise
 
 
 class BlockFetcher:

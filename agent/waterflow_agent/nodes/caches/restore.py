@@ -13,11 +13,12 @@ from waterflow_agent.caches.selection import CachePaths
 from waterflow_agent.display import escape_for_display, size_text
 from waterflow_agent.errors import Rejected, WaterflowError
 from waterflow_agent.nodes import schema
-from waterflow_agent.nodes.artifacts.fetching import BlockFetcher, to_end
+from waterflow_agent.nodes.artifacts.fetching import BlockFetcher
 from waterflow_agent.nodes.caches import places
 from waterflow_agent.nodes.caches.unpacking import Unpacking
 from waterflow_agent.nodes.node import Context, Node, NodeFailure
 from waterflow_agent.nodes.transfer.content import Progress
+from waterflow_agent.threads import to_end
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import CACHE_KEYS_MAX, ArtifactPart, CacheRow
 

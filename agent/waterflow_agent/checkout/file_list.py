@@ -20,8 +20,10 @@ FILES_MAX = 200_000
 BYTES_MAX = 32 << 20
 #: The limit of Linux, less the path of the working directory.
 PATH_BYTES_MAX = 3_000
-#: Of one file. The daemon has the whole file in memory, as Git stores it.
+#: Of one file in a repository. The daemon has the whole file in memory, as Git stores it.
 FILE_BYTES_MAX = 64 << 20
+#: Of one file in Git LFS, which nobody has in memory: as much as GitHub stores at most (5 GB).
+LARGE_FILE_BYTES_MAX = 5 << 30
 BLOB_ID_BYTES = 20
 GIT_DIRECTORY = b".git/"
 _UNSAFE_PARTS = frozenset({b"", b".", b"..", b".git"})

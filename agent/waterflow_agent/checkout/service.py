@@ -12,23 +12,25 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 from waterflow_agent import logs
-from waterflow_agent.checkout import file_list
+from waterflow_agent.checkout import file_list, large_files
 from waterflow_agent.checkout.tree_store import PartialTree, TreeStore
 from waterflow_agent.errors import Rejected
 from waterflow_agent.execution.sharing import UserCommands
 from waterflow_agent.execution.step_policy import Account
 from waterflow_agent.execution.working_directories import WorkingDirectories
+from waterflow_agent.threads import to_end
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import TaskId, Tree
 
 if TYPE_CHECKING:
     from waterflow_agent.checkout.file_requests import FileRequests
+    from waterflow_agent.checkout.incoming_files import IncomingFile
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +59,8 @@ class CheckoutService:
         self._requests = requests
         self._workspaces = workspaces
         self._disk = asyncio.Lock()
-        #: Files that are larger than a response are fetched one at a time, so that few of them are in memory.
-        self._large = asyncio.Lock()
+        #: By the Git ids of files that are larger than a response and are being fetched.
+        self._large: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._jobs: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._spare_tasks: set[asyncio.Task[None]] = set()
 
@@ -154,7 +156,7 @@ class CheckoutService:
             content += chunk.data
             if len(content) >= chunk.size:
                 return content
-            _check_growth(chunk, file_list.BYTES_MAX)
+            large_files.check(chunk, file_list.BYTES_MAX)
 
     async def _fetch(self, key: TaskId, partial: PartialTree) -> None:
         missing = list(partial.missing)
@@ -174,42 +176,39 @@ class CheckoutService:
         while waiting:
             requested = waiting.popleft()
             while requested:
-                arrived = await self._answer(key, requested)
-                requested = requested[len(arrived) :]
-                await self._on_disk(lambda arrived=arrived: self._store.add(partial, arrived))  # type: ignore[misc]
+                chunks = await self._requests.fetch(key, requested, 0)
+                whole = itertools.takewhile(lambda chunk: len(chunk.data) == chunk.size, chunks)
+                arrived = [(blob, chunk.data) for blob, chunk in zip(requested, whole, strict=False)]
+                if arrived:
+                    await self._on_disk(lambda arrived=arrived: self._store.add(partial, arrived))  # type: ignore[misc]
+                else:
+                    large_files.check(chunks[0], file_list.LARGE_FILE_BYTES_MAX)
+                    await self._fetch_large(key, partial, requested[0], chunks[0].size)
+                requested = requested[max(len(arrived), 1) :]
 
-    async def _answer(self, key: TaskId, requested: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-        """Returns the first of the requested files, at least one, each complete."""
-        chunks = await self._requests.fetch(key, requested, 0)
-        whole = itertools.takewhile(lambda chunk: len(chunk.data) == chunk.size, chunks)
-        arrived = [(blob, chunk.data) for blob, chunk in zip(requested, whole, strict=False)]
-        if not arrived:
-            arrived = [(requested[0], await self._rest(key, requested[0], chunks[0]))]
-        return arrived
-
-    async def _rest(self, key: TaskId, blob: bytes, chunk: messages.FileChunk) -> bytes:
-        """Fetches the rest of a file that is larger than a response."""
-        async with self._large:
-            content = bytearray(chunk.data)
-            while len(content) < chunk.size:
-                _check_growth(chunk, file_list.FILE_BYTES_MAX)
-                chunk = (await self._requests.fetch(key, [blob], len(content)))[0]
-                content += chunk.data
-            return bytes(content)
+    async def _fetch_large(self, key: TaskId, partial: PartialTree, blob: bytes, size: int) -> None:
+        """Fetches a file that is larger than a response; one checkout at a time fetches it, and others find it cached."""
+        lock = self._large.get(blob)
+        if lock is None:
+            lock = self._large[blob] = asyncio.Lock()
+        async with lock:
+            if await self._on_disk(lambda: self._store.has_added(partial, blob)):
+                return
+            # Filled by the thread, as above.
+            begun: list[IncomingFile] = []
+            is_continued = False
+            try:
+                await self._on_disk(lambda: begun.append(self._store.begin_file(partial, blob, size)))
+                await large_files.receive(self._requests, key, begun[0])
+                await self._on_disk(lambda: self._store.add_file(partial, begun[0]))
+            except Rejected as error:
+                is_continued = error.code == _NOT_LISTED
+                raise
+            finally:
+                for file in begun:
+                    await self._on_disk(lambda file=file: self._store.end_file(file, keep=is_continued))  # type: ignore[misc]
 
     async def _on_disk(self, call: Callable[[], Result]) -> Result:
         """Runs a call in a thread, to its end even when this is cancelled, because no two may run at the same time."""
         async with self._disk:
-            work = asyncio.ensure_future(asyncio.to_thread(call))
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                await asyncio.gather(work, return_exceptions=True)
-                raise
-
-
-def _check_growth(chunk: messages.FileChunk, bytes_max: int) -> None:
-    """Raises `Rejected` WF750 for a response without progress, or for a file that is too large."""
-    if not chunk.data or chunk.size > bytes_max:
-        text = f"the server sent {len(chunk.data)} bytes of a file of {chunk.size} bytes; the limit is {bytes_max}"
-        raise Rejected("WF750", text)
+            return await to_end(call)

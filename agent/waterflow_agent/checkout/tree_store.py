@@ -2,6 +2,7 @@
 
     <data-dir>/trees/blobs/      files by their Git id, up to a limit
     <data-dir>/trees/made/       partial trees and spare directories
+    <data-dir>/trees/incoming/   see `incoming_files`
 
 Theory: jobs may change their files, so these cannot be hard links to cached ones. Writing ten thousand files takes a second,
 renaming a directory takes microseconds. So after the checkout of a large tree a spare directory is written in the background.
@@ -22,7 +23,9 @@ import msgspec
 from waterflow_agent.checkout import git_index
 from waterflow_agent.checkout.blob_cache import BlobCache, blob_id
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
+from waterflow_agent.checkout.incoming_files import IncomingFile, IncomingFiles
 from waterflow_agent.checkout.tree_writer import TreeWriter
+from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflow_agent.wire.messages import Tree, TreePart
 
@@ -58,6 +61,7 @@ class TreeStore:
     def __init__(self, root: Path, bytes_max: int, discard: Callable[[Path], None]) -> None:
         """`bytes_max` limits the cached files. `discard` moves a directory to the trash."""
         self._blobs = BlobCache(root / "blobs", bytes_max)
+        self._incoming = IncomingFiles(root / "incoming")
         self._made = root / "made"
         self._discard = discard
         self._spares: OrderedDict[_SpareKey, _Spare] = OrderedDict()
@@ -81,6 +85,37 @@ class TreeStore:
             self._blobs.put(blob, content)
             for entry in partial.missing.pop(blob, ()):
                 partial.writer.write(entry, content)
+
+    def has_added(self, partial: PartialTree, blob: bytes) -> bool:
+        """Adds a missing file if another checkout has fetched it meanwhile. Raises `OSError`."""
+        content = self._blobs.get(blob)
+        if content is None:
+            return False
+        for entry in partial.missing.pop(blob, ()):
+            partial.writer.write(entry, content)
+        return True
+
+    def begin_file(self, partial: PartialTree, blob: bytes, size: int) -> IncomingFile:
+        """Begins or continues a missing file that is larger than a response; see `IncomingFiles.begin`."""
+        entries = partial.missing[blob]
+        copies = len(entries) if self._blobs.has_room(size) else len(entries) - 1
+        name = escape_for_display(os.fsdecode(entries[0].path))
+        return self._incoming.begin(name, blob, size, copies)
+
+    def add_file(self, partial: PartialTree, file: IncomingFile) -> None:
+        """Adds a missing file that has arrived and has its Git id. Raises `OSError`."""
+        cached = self._blobs.adopt(file.blob, file.path)
+        *others, last = partial.missing.pop(file.blob)
+        for entry in others:
+            partial.writer.write(entry, cached or file.path)
+        if cached is not None:
+            partial.writer.write(last, cached)
+        else:
+            partial.writer.move(last, file.path)
+
+    def end_file(self, file: IncomingFile, *, keep: bool) -> None:
+        """Ends the work on a file that was begun; `keep` is for another attempt. Raises `OSError`."""
+        self._incoming.end(file, keep=keep)
 
     def finish(self, partial: PartialTree) -> None:
         """Completes a directory from which no file is missing. Raises `OSError`."""

@@ -7,15 +7,18 @@ modes, whatever the umask of the agent is, because steps of another user read th
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
-from waterflow_agent.checkout.blob_cache import write_all
+from waterflow_agent.checkout.blob_cache import Content, write_all
 from waterflow_agent.checkout.file_list import FileEntry, FileKind
 
 _MODES = {FileKind.FILE: 0o644, FileKind.EXECUTABLE: 0o755, FileKind.GIT: 0o644}
 _FOLDER_MODE = 0o755
+_COPY_BYTES = 64 << 20
 
 
 class TreeWriter:
@@ -26,9 +29,11 @@ class TreeWriter:
         self._folders = {b""}
         self._links: list[tuple[bytes, bytes]] = []
 
-    def write(self, entry: FileEntry, content: bytes) -> None:
+    def write(self, entry: FileEntry, content: Content) -> None:
         """Writes one entry; links are created by `finish`. Raises `OSError`."""
         if entry.kind is FileKind.LINK:
+            if isinstance(content, Path):
+                raise _too_long(entry)
             self._links.append((entry.path, content))
             return
         if entry.kind is FileKind.SUBMODULE:
@@ -39,9 +44,20 @@ class TreeWriter:
         file = os.open(self._at(entry.path), flags, _MODES[entry.kind])
         try:
             os.fchmod(file, _MODES[entry.kind])
-            write_all(file, content)
+            if isinstance(content, Path):
+                _copy(content, file)
+            else:
+                write_all(file, content)
         finally:
             os.close(file)
+
+    def move(self, entry: FileEntry, source: Path) -> None:
+        """Makes a file of the same file system the entry, without a copy. Raises `OSError`."""
+        if entry.kind is FileKind.LINK:
+            raise _too_long(entry)
+        self.write(entry, b"")
+        os.chmod(source, _MODES[entry.kind])
+        os.rename(source, self._at(entry.path))
 
     def remove(self, entries: Iterable[FileEntry]) -> None:
         """Removes files of an earlier tree, and folders that are then empty."""
@@ -79,3 +95,24 @@ class TreeWriter:
 
     def _at(self, path: bytes) -> bytes:
         return self._root + b"/" + path
+
+
+def _too_long(entry: FileEntry) -> OSError:
+    return OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), os.fsdecode(entry.path))
+
+
+def _copy(source: Path, target: int) -> None:
+    """Copies a file in the kernel; file systems that can share the blocks of both do so."""
+    with open(source, "rb") as file:
+        left = os.fstat(file.fileno()).st_size
+        while left and (count := _copy_some(file.fileno(), target, left)):
+            left -= count
+        if left:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(source))
+
+
+def _copy_some(source: int, target: int, count: int) -> int:
+    with suppress(OSError):
+        return os.copy_file_range(source, target, min(count, _COPY_BYTES))
+    # Old kernels, and some file systems, cannot; an error of the disk occurs again.
+    return os.sendfile(target, source, None, min(count, _COPY_BYTES))

@@ -71,14 +71,14 @@ class RepositoryOpener:
         if isinstance(url, Path):
             layout = await asyncio.to_thread(git_layout.find, url)
             source = str(Path(layout.common_directory) / "lfs" / "objects")
-            return TransferRequest(files=files, target=target, source=source, time_s=content_store.TIME_S)
+            return TransferRequest(files=files, target=target, source=source, time_s=content_store.time_s(files))
         return TransferRequest(
             files=files,
             target=target,
             url=url,
             credentials=await asyncio.to_thread(credentials.load, settings, url, self._environment),
             allow_loopback=settings.allow_loopback,
-            time_s=content_store.TIME_S,
+            time_s=content_store.time_s(files),
         )
 
     async def digests(self, settings: RepositorySettings, commit: str, calls: Sequence[str]) -> dict[str, str]:

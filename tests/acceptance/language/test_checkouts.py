@@ -236,6 +236,39 @@ def test_files_in_git_lfs_have_their_contents(empty_cluster: Cluster, clone: Pat
     assert cluster.lines(run, 3) == [f"{oid}  -", version, f"size {len(content)}"]
 
 
+def test_a_large_file_in_git_lfs_survives_kills_of_daemon_and_agent(empty_cluster: Cluster, clone: Path) -> None:
+    """It is larger than any file in a repository may be; the agent continues with what it has received."""
+    cluster = empty_cluster
+    block = os.urandom(1 << 20)
+    content = b"".join(number.to_bytes(8, "big") + block for number in range(70))
+    oid = hashlib.sha256(content).hexdigest()
+    stored = Path(cluster.repository) / "lfs/objects" / oid[:2] / oid[2:4] / oid
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(content)
+    text = (
+        "on: {push: {}}\njobs:\n  a:\n    runs-on: web\n    checkout: {lfs: true}\n"
+        "    steps:\n      - run: sha256sum < model.bin\n"
+    )
+    files = {
+        "workflows/a.yml": text,
+        ".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n",
+        "model.bin": f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content)}\n",
+    }
+    cluster.push(clone, files)
+    run = _runs(cluster)[0]["id"]
+    trees = cluster.agent_dir("web-1") / "trees"
+
+    wait_until(lambda: living.found(trees, "incoming/*") or cluster.run(run).get("conclusion"), "the file to arrive")
+    cluster.kill_daemon()
+    cluster.start_daemon()
+    cluster.kill_agent("web-1")
+    cluster.start_agent("web-1")
+
+    assert cluster.wait_for(run)["conclusion"] == "success", cluster.lines(run)
+    assert cluster.lines(run, 1) == [f"{oid}  -"]
+    wait_until(lambda: not living.found(trees, "incoming/*"), "what has arrived to be in its place")
+
+
 def test_a_job_reads_another_repository_only_with_its_permission(empty_cluster: Cluster, clone: Path) -> None:
     """The permission is in the daemon's configuration, and takes effect with a reload; on Temporal with a restart."""
     cluster = empty_cluster

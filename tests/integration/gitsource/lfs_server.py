@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from email.message import Message
 
@@ -37,6 +38,14 @@ class LfsServer:
         self.token = "t0ken"
         #: Contents at another address: the server redirects there.
         self.moved_to = ""
+        #: Whether it can send a part of a content.
+        self.has_ranges = True
+        #: A content ends after so many bytes, although more was announced; None for all of it.
+        self.cut_after: int | None = None
+        #: Contents are sent when it is set, and the number of those that wait for it.
+        self.may_send = threading.Event()
+        self.may_send.set()
+        self.waiting = 0
         #: Status and content in place of every answer of the batch API.
         self.instead: tuple[int, bytes] | None = None
 
@@ -86,5 +95,21 @@ class LfsServer:
             return 403, {}, b""
         self.fetched.append(oid)
         self.headers.append(dict(headers.items()))
+        self.waiting += 1
+        self.may_send.wait()
+        self.waiting -= 1
         content = self.contents.get(oid)
-        return (200, {"Content-Type": "application/octet-stream"}, content) if content is not None else (404, {}, b"")
+        if content is None:
+            return 404, {}, b""
+        status, sent = 200, {"Content-Type": "application/octet-stream", "Content-Length": str(len(content))}
+        if self.has_ranges and "Range" in headers:
+            first = int(headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            if first >= len(content):
+                return 416, {"Content-Range": f"bytes */{len(content)}"}, b""
+            status, sent["Content-Range"] = 206, f"bytes {first}-{len(content) - 1}/{len(content)}"
+            content = content[first:]
+            sent["Content-Length"] = str(len(content))
+        if self.cut_after is not None:
+            sent["Connection"] = "close"
+            content = content[: self.cut_after]
+        return status, sent, content

@@ -16,10 +16,13 @@ import pytest
 from tests.integration.gitsource.file_reader import AgentFiles, file_reader
 from tests.integration.gitsource.lfs_server import LfsServer, pointer
 from tests.integration.gitsource.test_local import Git
+from tests.integration.gitsource.test_other_repositories import add_submodule
 from tests.integration.remote.git_servers import Https, RemoteRepository, https, sshd
+from tests.patience import wait_until
 from waterflow_agent.checkout import file_list
 from waterflow_agent.errors import Retryable, Stalled, WaterflowError
 from waterflowd.gitsource.checkouts.revision_files import RevisionFileReader
+from waterflowd.gitsource.history import reader as history_reader
 from waterflowd.gitsource.repository_opener import RepositoryOpener
 from waterflowd.model.records import Checkout, CheckoutPart
 from waterflowd.reconcile import codes
@@ -38,6 +41,13 @@ def store(git: Git, content: bytes) -> str:
     oid = hashlib.sha256(content).hexdigest()
     git.write(f".git/lfs/objects/{oid[:2]}/{oid[2:4]}/{oid}", content)
     return pointer(content)
+
+
+def new_repository(folder: Path) -> Git:
+    folder.mkdir()
+    git = Git(folder)
+    git("init", "--quiet", "--initial-branch=main")
+    return git
 
 
 # A repository on this machine ---------------------------------------------------------------------------------------------
@@ -112,7 +122,7 @@ async def test_a_content_that_is_another_one_is_refused(ops: Git, agent: AgentFi
     oid = hashlib.sha256(b"two").hexdigest()
     for content, words in ((b"owt", "another content"), (b"tw", "another size"), (b"twoo", "another size")):
         ops.write(f".git/lfs/objects/{oid[:2]}/{oid[2:4]}/{oid}", content)
-        with pytest.raises(Stalled, match=f"{oid[:12]} that was fetched has {words}"):
+        with pytest.raises(Stalled, match=f"two.bin: the Git LFS object {oid[:12]} that was fetched has {words}"):
             await agent.check_out(checkout(ops.commit()))
 
 
@@ -121,19 +131,18 @@ async def test_files_beyond_the_limits_are_refused_by_name(
 ) -> None:
     """One that is too large, and all together; patterns of the job can exclude them."""
     ops.write(".gitattributes", ATTRIBUTES)
-    ops.write("a/one.bin", pointer(b"one").replace("size 3", "size 99999999"))
+    ops.write("a/one.bin", pointer(b"one").replace("size 3", f"size {6 << 30}"))
     commit = ops.commit()
-    with pytest.raises(
-        Stalled, match=r"a/one.bin: the file in Git LFS has 99,999,999 bytes, more than 64 MiB"
-    ) as error:
+    with pytest.raises(Stalled, match=r"a/one.bin: the file in Git LFS has 6.0 GiB, more than 5.0 GiB") as error:
         await reader.listed(checkout(commit))
     assert error.value.code == codes.LFS
     await reader.listed(checkout(commit, patterns=("**", "!a/**")))
     ops.write("a/one.bin", store(ops, b"1" * 600))
-    ops.write("two.bin", store(ops, b"2" * 600))
+    ops.write("two.bin", store(ops, b"2" * 601))
     small = RepositorySettings(name="ops", url=str(ops.path), fetch_bytes_max=1_000)
     other = file_reader(small, mirrors=tmp_path / "mirrors")
-    with pytest.raises(Stalled, match="have 1,200 bytes, more than 1,000; raise fetch-max-bytes"):
+    words = "have 1,201 bytes, more than 1,000; the largest is two.bin with 601; raise fetch-max-bytes"
+    with pytest.raises(Stalled, match=words):
         await other.listed(checkout(ops.commit()))
     await other.close()
 
@@ -192,6 +201,67 @@ async def test_what_was_made_of_a_repository_is_removed_with_it(
     assert (list(mirrors.glob("*/ops")), (mirrors / "lfs/other").is_dir()) == ([], True)
 
 
+# Submodules ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_submodules_have_their_contents(ops: Git, tmp_path: Path) -> None:
+    """Each from its own repository, also those in submodules; without `lfs` they have pointers."""
+    library, inner = new_repository(tmp_path / "library"), new_repository(tmp_path / "inner")
+    for git, content in ((ops, b"ops"), (library, b"library"), (inner, b"inner")):
+        git.write(".gitattributes", ATTRIBUTES)
+        git.write("model.bin", store(git, content))
+        git.commit()
+    add_submodule(library, "inner", "../inner", inner("rev-parse", "HEAD"))
+    commit = add_submodule(ops, "lib", "../library", library("rev-parse", "HEAD"))
+    reader = file_reader(
+        *(
+            RepositorySettings(name=git.path.name, url=str(git.path), readable_by=("ops",))
+            for git in (ops, library, inner)
+        ),
+        mirrors=tmp_path / "mirrors",
+    )
+    agent = AgentFiles(reader, tmp_path / "agent")
+    for lfs in (True, False):
+        part = CheckoutPart(lfs=lfs, submodules=True, path="src")
+        directory = await agent.check_out(Checkout(repository="ops", revision=commit, parts=(part,)))
+        for path, content in (("", b"ops"), ("lib/", b"library"), ("lib/inner/", b"inner")):
+            expected = content if lfs else pointer(content).encode()
+            assert (directory / f"src/{path}model.bin").read_bytes() == expected
+
+    inner.write("model.bin", pointer(b"nowhere"))
+    add_submodule(library, "inner", "../inner", inner.commit())
+    commit = add_submodule(ops, "lib", "../library", library("rev-parse", "HEAD"))
+    part = CheckoutPart(lfs=True, submodules=True, path="src")
+    words = (
+        "src/lib/inner/model.bin: the repository does not have the Git LFS object .* below .*/inner/.git/lfs/objects"
+    )
+    with pytest.raises(Stalled, match=words):
+        await agent.check_out(Checkout(repository="ops", revision=commit, parts=(part,)))
+    await reader.close()
+
+
+async def test_a_submodule_has_its_own_server_and_credentials(plain: Served, ops: Git, tmp_path: Path) -> None:
+    """The contents come from the address of the submodule's repository, and those of the job's from its own."""
+    plain.lfs.add(b"theirs")
+    inner = await plain.push(b"theirs")
+    ops.write(".gitattributes", ATTRIBUTES)
+    ops.write("0.bin", store(ops, b"ours"))
+    ops.commit()
+    commit = add_submodule(ops, "lib", plain.remote.settings.url, inner)
+    reader = file_reader(
+        RepositorySettings(name="app", url=str(ops.path)),
+        msgspec.structs.replace(plain.remote.settings, readable_by=("app",)),
+        mirrors=tmp_path / "mirrors",
+        environment=plain.remote.environment,
+    )
+    part = CheckoutPart(lfs=True, submodules=True)
+    agent = AgentFiles(reader, tmp_path / "agent")
+    directory = await agent.check_out(Checkout(repository="app", revision=commit, parts=(part,)))
+    assert ((directory / "0.bin").read_bytes(), (directory / "lib/0.bin").read_bytes()) == (b"ours", b"theirs")
+    assert plain.lfs.fetched == [hashlib.sha256(b"theirs").hexdigest()]
+    await reader.close()
+
+
 # Servers ------------------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +272,7 @@ class Served:
         self.remote = remote
         self.server = server
         self.lfs = server.lfs = LfsServer()
+        self.contents = folder / "mirrors/lfs/ops"
         self._folder = folder
         self._reader: RevisionFileReader | None = None
 
@@ -224,8 +295,10 @@ class Served:
         return await AgentFiles(self.reader, self._folder / "agent").check_out(checkout(commit, shallow=shallow))
 
     async def close(self) -> None:
+        """The next call opens the repository again."""
         if self._reader is not None:
             await self._reader.close()
+            self._reader = None
 
 
 @contextlib.contextmanager
@@ -351,10 +424,12 @@ async def test_an_answer_with_null_for_what_is_left_out_is_understood(served: Se
 
 
 async def test_a_content_that_the_server_does_not_have_is_named(served: Served) -> None:
-    """With what the server says."""
-    oid = hashlib.sha256(b"one").hexdigest()
-    with pytest.raises(Stalled, match=f"does not have the Git LFS object {oid[:12]}: Object does not exist") as error:
-        await served.check_out(await served.push(b"one"))
+    """By the path of its file, with what the server says."""
+    served.lfs.add(b"one")
+    oid = hashlib.sha256(b"two").hexdigest()
+    words = f"1.bin: localhost:.* does not have the Git LFS object {oid[:12]}: Object does not exist"
+    with pytest.raises(Stalled, match=words) as error:
+        await served.check_out(await served.push(b"one", b"two"))
     assert error.value.code == codes.LFS
 
 
@@ -402,6 +477,110 @@ async def test_what_was_fetched_before_a_failure_is_not_fetched_again(served: Se
     served.lfs.add(b"two")
     await served.check_out(commit)
     assert (len(served.lfs.fetched), served.lfs.batches[-1]) == (101, [hashlib.sha256(b"two").hexdigest()])
+
+
+LONG = bytes(range(256)) * 20_000
+
+
+async def fail_after(served: Served, count: int) -> str:
+    """A commit with a content whose fetch was cut off after so many bytes."""
+    served.lfs.add(LONG)
+    commit = await served.push(LONG)
+    served.lfs.cut_after = count
+    with pytest.raises(Retryable):
+        await served.check_out(commit)
+    served.lfs.cut_after = None
+    return commit
+
+
+async def test_a_fetch_continues_in_the_middle_of_a_content(served: Served) -> None:
+    """Nothing of it can be seen before, and what has arrived is not fetched again."""
+    commit = await fail_after(served, 3_000_000)
+    [partial] = served.contents.iterdir()
+    begun = partial.stat().st_size
+    assert (partial.name.startswith("tmp_"), 0 < begun <= 3_000_000) == (True, True)
+    directory = await served.check_out(commit)
+    assert (directory / "0.bin").read_bytes() == LONG
+    assert served.lfs.headers[-1]["Range"] == f"bytes={begun}-"
+
+
+async def test_a_server_that_cannot_continue_sends_everything(served: Served) -> None:
+    """It answers as if nothing had been fetched."""
+    commit = await fail_after(served, 3_000_000)
+    served.lfs.has_ranges = False
+    assert ((await served.check_out(commit)) / "0.bin").read_bytes() == LONG
+
+
+@pytest.mark.parametrize("size", [10, len(LONG), len(LONG) + 1])
+async def test_a_part_that_was_damaged_is_fetched_again(served: Served, size: int) -> None:
+    """As by a power cut; the server may say that there is no more."""
+    commit = await fail_after(served, 1_000)
+    [partial] = served.contents.iterdir()
+    partial.write_bytes(b"x" * size)
+    assert ((await served.check_out(commit)) / "0.bin").read_bytes() == LONG
+
+
+async def test_parts_of_other_contents_are_kept_as_long_as_there_is_room(served: Served) -> None:
+    """They count as contents do, and go first."""
+    settings = served.remote.settings
+    first = await fail_after(served, 3_000_000)
+    [partial] = served.contents.iterdir()
+    served.lfs.add(b"two")
+    await served.check_out(await served.push(b"two"))
+    assert partial.exists()
+    await served.close()
+    served.remote.settings = msgspec.structs.replace(settings, fetch_bytes_max=1 << 20)
+    served.lfs.add(b"three")
+    await served.check_out(await served.push(b"three"))
+    assert (partial.exists(), len(list(served.contents.iterdir()))) == (False, 2)
+    with pytest.raises(Stalled, match="raise fetch-max-bytes"):
+        await served.check_out(first)
+
+
+async def test_contents_that_do_not_fit_on_the_disk_are_not_fetched(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again, because somebody may free some space."""
+    served.lfs.add(LONG)
+    commit = await served.push(LONG)
+    disk = shutil.disk_usage("/")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: disk._replace(free=2 * len(LONG) - 1))
+        with pytest.raises(Retryable, match=r"disk has only 9.8 MiB left, and 4.9 MiB of contents need 9.8 MiB; free"):
+            await served.check_out(commit)
+    assert served.lfs.batches == []
+    assert ((await served.check_out(commit)) / "0.bin").read_bytes() == LONG
+
+
+async def test_a_fetch_delays_neither_other_repositories_nor_what_was_fetched_before(
+    plain: Served, ops: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs takes the place of others only for a moment."""
+    monkeypatch.setattr(history_reader, "_AT_ONCE", 1)
+    monkeypatch.setattr(history_reader, "_SLOT_S", 0.05)
+    plain.lfs.add(b"one")
+    plain.lfs.add(b"two")
+    first = await plain.push(b"one")
+    ops.write(".gitattributes", ATTRIBUTES)
+    ops.write("two.bin", store(ops, b"two"))
+    local = RepositorySettings(name="local", url=str(ops.path))
+    reader = file_reader(
+        plain.remote.settings, local, mirrors=tmp_path / "mirrors", environment=plain.remote.environment
+    )
+    await reader.listed(checkout(first))
+    second = await plain.push(b"one", b"two")
+    plain.lfs.may_send.clear()
+    slow = asyncio.create_task(reader.listed(checkout(second)))
+    await asyncio.to_thread(wait_until, lambda: plain.lfs.waiting, "the fetch to hang")
+
+    part = CheckoutPart(lfs=True)
+    other = await reader.listed(Checkout(repository="local", revision=ops.commit(), parts=(part,)))
+    again = await reader.listed(checkout(first, patterns=("**",)))
+
+    assert (len(other.made), len(again.made), slow.done()) == (1, 1, False)
+    plain.lfs.may_send.set()
+    assert len((await slow).made) == 2
+    await reader.close()
 
 
 async def test_ssh_says_where_the_contents_are(served: Served, tmp_path: Path) -> None:

@@ -77,9 +77,11 @@ class Checkout(LanguageModel):
         "lfs: true",
         default=False,
         pitfalls=(
-            "A file has 64 MiB at most, and all of them together `fetch-max-bytes` of the repository; `patterns` can exclude"
-            " files.",
-            "`.lfsconfig` is not read, and files of submodules stay pointers.",
+            "All files together have at most `fetch-max-bytes` of the repository (1 GiB, unless it is raised), and each at most"
+            " 5 GiB; `patterns` can exclude files.",
+            "A file that is larger than `cache-mb` of the agent is sent anew for each job.",
+            "With `submodules`, those of submodules come from the LFS server of the submodule's own repository.",
+            "`.lfsconfig` is not read.",
         ),
     )
     path: StaticText | None = key(

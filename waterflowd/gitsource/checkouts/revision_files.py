@@ -11,6 +11,8 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from waterflow_agent.checkout import file_list
 from waterflow_agent.checkout.file_list import FileKind
 from waterflow_agent.display import escape_for_display, quote
@@ -29,6 +31,16 @@ from waterflowd.reconcile.settings import RepositorySettings
 _LISTED_MAX = 2 * file_list.FILES_MAX
 #: Branches and tags of a list may be this old.
 _COMPOSED_S = 10.0
+
+
+class _Submodules(msgspec.Struct, kw_only=True):
+    """What submodules a part of a checkout gets."""
+
+    #: The repository whose jobs must be allowed to read each.
+    reader: str
+    #: All parts of the checkout so far.
+    parts: list[composition.Part]
+    has_lfs: bool
 
 
 class RevisionFileReader:
@@ -66,7 +78,8 @@ class RevisionFileReader:
             settings, part = await self._part(checkout, wanted)
             parts.append(part)
             if wanted.submodules:
-                await self._add_submodules(checkout.repository, settings, part, parts, 1)
+                found = _Submodules(reader=checkout.repository, parts=parts, has_lfs=wanted.lfs)
+                await self._add_submodules(found, settings, part, 1)
         return parts
 
     async def _part(self, checkout: Checkout, wanted: CheckoutPart) -> tuple[RepositorySettings, composition.Part]:
@@ -83,7 +96,7 @@ class RevisionFileReader:
             Checkout(repository=settings.name, revision=revision, patterns=wanted.patterns)
         )
         if wanted.lfs:
-            files = await self._with_contents(settings, files, is_complete=is_complete)
+            files = await self._with_contents(settings, files, os.fsencode(wanted.path), is_complete=is_complete)
         git: GitFiles | None = None
         if wanted.history:
             git = await history.git_files(revision, head)
@@ -94,14 +107,15 @@ class RevisionFileReader:
         return settings, composition.Part(path=os.fsencode(wanted.path), files=files, git=git, complete=complete)
 
     async def _with_contents(
-        self, settings: RepositorySettings, files: FilesListed, *, is_complete: bool
+        self, settings: RepositorySettings, files: FilesListed, folder: bytes, *, is_complete: bool
     ) -> FilesListed:
-        """The files with the contents of those in Git LFS."""
+        """The files with the contents of those in Git LFS; `folder` is where the job has the files, for errors."""
         found = await self._reader(settings.name, is_complete=is_complete).pointers(files)
         if not found:
             return files
         store = self._histories.of(settings).lfs
-        stored = await store.contents(found, settings.fetch_bytes_max)
+        in_job = {os.path.join(folder, path): large for path, large in found.items()}
+        stored = await store.contents(in_job, settings.fetch_bytes_max)
         contents = {
             path: composition.Content(stored[large.oid].blob, store.path(stored[large.oid]))
             for path, large in found.items()
@@ -110,13 +124,12 @@ class RevisionFileReader:
 
     async def _add_submodules(
         self,
-        reader: str,
+        wanted: _Submodules,
         parent: RepositorySettings,
         part: composition.Part,
-        parts: list[composition.Part],
         depth: int,
     ) -> None:
-        """Adds the submodules of a part, which jobs of the repository `reader` must be allowed to read."""
+        """Adds the submodules of a part."""
         entries = await asyncio.to_thread(file_list.decode, part.files.content)
         if not any(entry.kind is FileKind.SUBMODULE for entry in entries):
             return
@@ -128,13 +141,13 @@ class RevisionFileReader:
         for found in submodules.submodules(entries, content):
             path = part.path + b"/" + found.path if part.path else found.path
             settings = submodules.repository_of(found, parent, self._repositories)
-            if settings is None or not settings.is_readable_by(reader):
+            if settings is None or not settings.is_readable_by(wanted.reader):
                 raise _unreadable(
                     f"submodule {commit_files.path_text(path)}",
                     f"with the address {escape_for_display(found.url)}",
-                    reader,
+                    wanted.reader,
                 )
-            if depth > submodules.DEPTH_MAX or len(parts) >= submodules.COUNT_MAX:
+            if depth > submodules.DEPTH_MAX or len(wanted.parts) >= submodules.COUNT_MAX:
                 text = (
                     f"submodule {commit_files.path_text(path)}: a job can have {submodules.COUNT_MAX} submodules,"
                     f" nested {submodules.DEPTH_MAX} levels deep"
@@ -144,8 +157,11 @@ class RevisionFileReader:
             files = await self._reader(settings.name, is_complete=True).listed(
                 Checkout(repository=settings.name, revision=revision)
             )
-            parts.append(composition.Part(path=path, files=files, complete=settings.name))
-            await self._add_submodules(reader, settings, parts[-1], parts, depth + 1)
+            if wanted.has_lfs:
+                files = await self._with_contents(settings, files, path, is_complete=True)
+            inner = composition.Part(path=path, files=files, complete=settings.name)
+            wanted.parts.append(inner)
+            await self._add_submodules(wanted, settings, inner, depth + 1)
 
     def _readable(self, reader: str, wanted: str) -> RepositorySettings:
         """The repository that a job of `reader` wants, by its name, or by owner and name. Raises `Rejected` WF604."""

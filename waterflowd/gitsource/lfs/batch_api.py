@@ -6,15 +6,13 @@ Rules of this file:
   could send the daemon's credentials to another host with it.
 - Contents may be on any host that the server names, such as a storage service. The repository's credentials are sent to its
   own origin only, and the headers of an action only to the origin of its address.
-- A content is written under a temporary name until its size and its SHA-256 are right.
+- What an earlier attempt has fetched of a content is continued (`Range`), if the server can do that.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -26,6 +24,7 @@ from urllib3.exceptions import HTTPError
 from waterflow_agent.display import escape_for_display
 from waterflow_agent.errors import Rejected
 from waterflowd.gitsource import urls
+from waterflowd.gitsource.lfs.partial_content import LfsError, PartialContent
 from waterflowd.gitsource.lfs.pointers import LargeFile
 from waterflowd.gitsource.lfs.transfer_protocol import StoredFile
 from waterflowd.gitsource.remote import https
@@ -102,13 +101,27 @@ class LfsServer:
         for start in range(0, len(files), BATCH_MAX):
             batch = files[start : start + BATCH_MAX]
             for large, action in zip(batch, self._actions(batch), strict=True):
-                response = self._request("GET", action.href, action.header or {})
-                try:
-                    self._check(response.status, action.href, is_content=True)
-                    stored.append(write(large, target, lambda response=response: self._chunks(response)))  # type: ignore[misc]
-                finally:
-                    response.release_conn()
+                with PartialContent(large, target) as partial:
+                    stored.append(partial.completed(lambda: self._fetch_rest(partial, action)))  # noqa: B023
         return stored
+
+    def _fetch_rest(self, partial: PartialContent, action: _Action) -> None:
+        """Fetches what is missing of a content."""
+        header = dict(action.header or {})
+        if partial.offset:
+            header["Range"] = f"bytes={partial.offset}-"
+        response = self._request("GET", action.href, header)
+        try:
+            if partial.offset and response.status in (200, 206, 416) and not _is_rest(response, partial.offset):
+                partial.restart()
+                if response.status != 200:
+                    response.close()
+                    response = self._request("GET", action.href, action.header or {})
+            self._check(response.status, action.href, partial.large)
+            for chunk in self._chunks(response):
+                partial.append(chunk)
+        finally:
+            response.release_conn()
 
     def _actions(self, files: Sequence[LargeFile]) -> list[_Action]:
         """Where each content is."""
@@ -126,9 +139,9 @@ class LfsServer:
         try:
             answer = msgspec.json.decode(content, type=_Answer)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise _failed(f"{self._own.authority} does not answer as a Git LFS server") from error
+            raise LfsError(f"{self._own.authority} does not answer as a Git LFS server") from error
         if answer.transfer not in (None, "", "basic"):
-            raise _failed(f"{self._own.authority} does not offer the transfer that every Git LFS client supports")
+            raise LfsError(f"{self._own.authority} does not offer the transfer that every Git LFS client supports")
         found = {item.oid: item for item in answer.objects}
         return [self._action(large, found.get(large.oid)) for large in files]
 
@@ -136,7 +149,8 @@ class LfsServer:
         if item is None or item.error is not None or item.actions is None or item.actions.download is None:
             said = item.error.message if item is not None and item.error is not None else None
             reason = f": {escape_for_display(said, 200)}" if said else ""
-            raise _failed(f"{self._own.authority} does not have the Git LFS object {large.oid[:12]}{reason}")
+            text = f"{self._own.authority} does not have the Git LFS object {large.oid[:12]}{reason}"
+            raise LfsError(text, large.oid)
         return item.actions.download
 
     def _request(self, method: str, href: str, headers: Mapping[str, str], body: bytes | None = None) -> Any:
@@ -159,9 +173,9 @@ class LfsServer:
                 return response
             response.drain_conn()
             if method != "GET":
-                raise _failed(f"{url.authority} redirects a request to Git LFS; change the URL of the repository")
+                raise LfsError(f"{url.authority} redirects a request to Git LFS; change the URL of the repository")
             href = urljoin(href, location)
-        raise _failed(f"{first.authority} redirects too often")
+        raise LfsError(f"{first.authority} redirects too often")
 
     def _parsed(self, href: str) -> RemoteUrl:
         try:
@@ -176,9 +190,10 @@ class LfsServer:
             raise FetchError(codes.URL_REFUSED, "the Git LFS server names an address that is neither https nor http")
         return url
 
-    def _check(self, status: int, href: str, *, is_content: bool = False) -> None:
+    def _check(self, status: int, href: str, content: LargeFile | None = None) -> None:
+        """Raises `FetchError` for an answer without what was asked for: a content, or where contents are."""
         where = self._parsed(href).authority
-        what = "a Git LFS object" if is_content else "Git LFS"
+        what = "a Git LFS object" if content is not None else "Git LFS"
         if status == 401:
             problem = "rejects the token" if self._login is not None else "requires a token, and none is configured"
             raise no_access(f"{where} {problem} for {what} (401); see credentials-file")
@@ -186,11 +201,12 @@ class LfsServer:
             raise no_access(f"{where} denies access to {what} (403)")
         if status == 429 or status >= 500:
             raise unreachable(f"{where} is temporarily unavailable for {what} (status {status})")
-        if status != 200:
-            if is_content:
-                raise _failed(f"{where} does not have a Git LFS object that should be there (status {status})")
+        if status != 200 and not (status == 206 and content is not None):
+            if content is not None:
+                text = f"{where} does not have the Git LFS object {content.oid[:12]} that should be there (status {status})"
+                raise LfsError(text, content.oid)
             text = f"{where} has no Git LFS for this repository (status {status})"
-            raise _failed(f"{text}; another server, which .lfsconfig may name, is not asked")
+            raise LfsError(f"{text}; another server, which .lfsconfig may name, is not asked")
 
     def _chunks(self, response: Any, bytes_max: int | None = None) -> Iterator[bytes]:
         left = bytes_max
@@ -199,39 +215,16 @@ class LfsServer:
                 if left is not None:
                     left -= len(chunk)
                     if left < 0:
-                        raise _failed(f"{self._own.authority} sends an answer of more than {bytes_max:,} bytes")
+                        raise LfsError(f"{self._own.authority} sends an answer of more than {bytes_max:,} bytes")
                 yield chunk
         except HTTPError as error:
             raise https.connection_error(self._own.authority, error) from error
 
 
-def write(large: LargeFile, target: Path, chunks: Callable[[], Iterator[bytes]]) -> StoredFile:
-    """Writes one content. Raises `FetchError` WF534 if it is another one, and `OSError`."""
-    digest = hashlib.sha256()
-    blob = hashlib.sha1(b"blob %d\0" % large.size, usedforsecurity=False)
-    temporary = target / f"tmp_{large.oid}"
-    left = large.size
-    with temporary.open("wb") as file:
-        for chunk in chunks():
-            left -= len(chunk)
-            if left < 0:
-                break
-            digest.update(chunk)
-            blob.update(chunk)
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    if left or digest.hexdigest() != large.oid:
-        temporary.unlink()
-        problem = "another size" if left else "another content"
-        raise _failed(f"the Git LFS object {large.oid[:12]} that was fetched has {problem} than its pointer says")
-    stored = StoredFile(oid=large.oid, size=large.size, blob=blob.digest())
-    temporary.rename(target / stored.name)
-    return stored
-
-
-def _failed(text: str) -> FetchError:
-    return FetchError(codes.LFS, text)
+def _is_rest(response: Any, offset: int) -> bool:
+    """Whether an answer is what was asked for with `Range`; servers may send everything, or refuse."""
+    found: str = response.headers.get("Content-Range", "")
+    return response.status == 206 and found.startswith(f"bytes {offset}-")
 
 
 def _pool(ca_file: str | None) -> urllib3.PoolManager:

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -24,6 +23,7 @@ from waterflow_agent.errors import WaterflowError
 from waterflowd.gitsource import child_process
 from waterflowd.gitsource.lfs import batch_api
 from waterflowd.gitsource.lfs.batch_api import Endpoint, LfsServer
+from waterflowd.gitsource.lfs.partial_content import LfsError, PartialContent
 from waterflowd.gitsource.lfs.pointers import LargeFile
 from waterflowd.gitsource.lfs.transfer_protocol import (
     StoredFile,
@@ -54,7 +54,10 @@ def respond(request: TransferRequest) -> TransferResponse:
     except FetchError as error:
         failed = error.failure
         return TransferFailed(
-            code=failed.code, text=_without_secret(failed.text, request), is_retryable=failed.is_retryable
+            code=failed.code,
+            text=_without_secret(failed.text, request),
+            is_retryable=failed.is_retryable,
+            oid=error.oid if isinstance(error, LfsError) else "",
         )
     except WaterflowError as error:
         return TransferFailed(code=error.code, text=error.text)
@@ -64,24 +67,25 @@ def respond(request: TransferRequest) -> TransferResponse:
 
 def _copied(source: str, large: LargeFile, target: Path) -> StoredFile:
     """Copies a content of a repository on this machine."""
-
-    def chunks() -> Iterator[bytes]:
-        with path.open("rb") as file:
-            while chunk := file.read(_READ_BYTES):
-                yield chunk
-
     path = Path(source) / large.oid[:2] / large.oid[2:4] / large.oid
     if not path.is_file():
         text = f"the repository does not have the Git LFS object {large.oid[:12]} below {source}"
-        raise FetchError(
-            codes.LFS, f"{text}; copy it there, for example with git lfs push, or git lfs fetch --all in a clone"
+        raise LfsError(
+            f"{text}; copy it there, for example with git lfs push, or git lfs fetch --all in a clone", large.oid
         )
-    return batch_api.write(large, target, chunks)
+    with PartialContent(large, target) as partial, path.open("rb") as file:
+
+        def copy_rest() -> None:
+            file.seek(partial.offset)
+            while chunk := file.read(_READ_BYTES):
+                partial.append(chunk)
+
+        return partial.completed(copy_rest)
 
 
 def _endpoint(request: TransferRequest, url: RemoteUrl) -> Endpoint:
     if url.scheme == "git":
-        raise FetchError(codes.LFS, "git:// has no Git LFS; use https or ssh")
+        raise LfsError("git:// has no Git LFS; use https or ssh")
     if url.scheme != "ssh":
         return batch_api.https_endpoint(url)
     return _authenticate(request, url)
@@ -109,7 +113,7 @@ def _authenticate(request: TransferRequest, url: RemoteUrl) -> Endpoint:
         return msgspec.json.decode(done.stdout, type=Endpoint)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         text = f"{url.authority} does not answer git-lfs-authenticate with an address"
-        raise FetchError(codes.LFS, text) from error
+        raise LfsError(text) from error
 
 
 def _without_secret(text: str, request: TransferRequest) -> str:
@@ -125,7 +129,7 @@ def main() -> None:
     request = msgspec.msgpack.decode(child_process.read_request(input_), type=TransferRequest)
     for kind, bound in (
         (resource.RLIMIT_AS, _MEMORY_BYTES_MAX),
-        (resource.RLIMIT_FSIZE, 2 * file_list.FILE_BYTES_MAX),
+        (resource.RLIMIT_FSIZE, file_list.LARGE_FILE_BYTES_MAX),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(kind, (bound, bound))

@@ -11,6 +11,14 @@ from waterflowd.gitsource.lfs.pointers import LargeFile
 from waterflowd.gitsource.remote.fetch_protocol import RemoteCredentials
 from waterflowd.gitsource.urls import RemoteUrl
 
+#: What is being fetched has a name that begins with this.
+PARTIAL_PREFIX = "tmp_"
+
+
+def partial_name(oid: str) -> str:
+    """The name of the file with what was fetched of a content so far."""
+    return f"{PARTIAL_PREFIX}{oid}"
+
 
 class TransferRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Write these contents into a directory."""
@@ -54,6 +62,8 @@ class TransferFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     text: str
     #: True if it may succeed later.
     is_retryable: bool = True
+    #: The SHA-256 of the content that is the reason, if it is a single one.
+    oid: str = ""
 
 
 TransferResponse = Transferred | TransferFailed

@@ -115,7 +115,7 @@ def only_error(text: str) -> Diagnostic:
         ),
         (workflow(steps="{uses: ./steps/deploy}"), "WF135", "without its repository"),
         ("jobs: {j: {uses: ./other.yml}}", "WF135", "without its repository"),
-        (workflow(steps="{run: 'echo ${{ matrix.x }}'}"), "WF129", "no strategy.matrix"),
+        (workflow(top="env: {A: '${{ matrix.x }}'}"), "WF129", "belongs to a job"),
         (
             workflow(steps='{run: "echo ${{ hashFiles(inputs.x) }}"}', top="inputs: {x: {}}"),
             "WF106",

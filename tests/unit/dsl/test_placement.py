@@ -145,7 +145,7 @@ def test_a_job_has_a_retry_policy_and_a_checkout(language: Language) -> None:
         ("strategy: {matrix: {a: [1]}, max-parallel: 0}", "WF106", "from 1"),
         ("strategy: {matrix: {a: [1]}, fail_fast: true}", "WF103", "fail-fast"),
         ("strategy: {matrix: {a: [1]}}, if: matrix.a == 1", "WF129", "before its instances exist"),
-        ("name: '${{ strategy.job-index }}'", "WF129", "neither"),
+        ("if: strategy.job-index == 0", "WF129", "before its instances exist"),
         ("concurrency: {limit: 2}", "WF105", "group"),
         ("concurrency: {group: a, queue: fif}", "WF106", 'did you mean "fifo"'),
         ("concurrency: {group: a, limit: 0}", "WF106", "from 1"),

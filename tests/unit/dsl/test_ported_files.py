@@ -40,6 +40,27 @@ def test_a_property_that_no_value_of_the_matrix_has_is_reported(language: Langua
     )
 
 
+def test_the_matrix_of_a_job_without_one_is_null(language: Language) -> None:
+    """As on GitHub, in every key that may use a matrix; it is a mistake, so there is a warning."""
+    (warning,) = language.warnings(with_step("{run: x, if: \"matrix.os == ''\"}"))
+    assert (warning.code, warning.message) == (
+        "WF138",
+        "this job has no strategy.matrix, so matrix.os is always null",
+    )
+    assert [found.code for found in language.warnings(with_step("{run: x}", "name: 'a ${{ matrix.os }}',"))] == ["WF138"]
+    assert not language.warnings(with_step("{run: 'echo ${{ strategy.job-index }} of ${{ strategy.job-total }}'}"))
+    assert not language.warnings(with_step("{run: 'echo \"${{ toJSON(matrix) }}\"'}"))
+
+
+def test_composite_steps_see_the_matrix_of_their_job(language: Language) -> None:
+    """As on GitHub; the file is compiled without its callers, so nobody knows which values there are."""
+    files = {"a/step.yml": "steps: [{run: 'echo ${{ matrix.os }} ${{ strategy.job-index }}'}]"}
+    (step,) = language.plan(with_step("{uses: ./a}"), files).jobs[0].steps[0].blocks[0].steps
+    # A position has only digits; a value of the matrix may come from anywhere.
+    assert step.params["run"] == 'echo ${WF_EXPR_1} ${{ strategy.job-index }}'
+    assert not language.warnings(with_step("{uses: ./a}"), files)
+
+
 def test_strategy_without_a_matrix_has_no_effect(language: Language) -> None:
     """It is a warning, since GitHub accepts it."""
     (warning,) = language.warnings(with_step("{run: x}", "strategy: {fail-fast: false},"))
@@ -187,7 +208,6 @@ def test_the_default_shell_sees_neither_steps_nor_secrets(language: Language) ->
     for value, code in (
         ("${{ steps.a.outputs.b }}", "WF129"),
         ("${{ secrets.A }}", "WF129"),
-        ("${{ matrix.a }}", "WF129"),
     ):
         assert language.error(with_step("{run: x}", f"defaults: {{run: {{shell: '{value}'}}}},")).code == code
 

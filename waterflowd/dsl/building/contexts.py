@@ -31,7 +31,7 @@ SECRETS = "secrets"
 
 _TRIGGER = ("inputs", "vars", "git", "event")
 _RUN = (*_TRIGGER, "run", "github")
-_COMPOSITE = ("run", "github", "git", "event", "env", "job", "agent", "runner")
+_COMPOSITE = ("run", "github", "git", "event", "matrix", "strategy", "env", "job", "agent", "runner")
 
 #: All contexts.
 KNOWN = frozenset([*FIXED, *_RUN, "needs", "steps", "jobs", "matrix", SECRETS])
@@ -41,8 +41,8 @@ _CONDITION_FUNCTIONS = _FUNCTIONS | expr.STATUS_FUNCTIONS
 
 _UNAVAILABLE: dict[str, str] = {
     SECRETS: "secrets are only available in env and with; their values are filled in when the step is sent to its server",
-    "matrix": "this job has no strategy.matrix",
-    "strategy": "this job has neither strategy.matrix nor target: each",
+    "matrix": "matrix belongs to a job; use it in the keys of jobs",
+    "strategy": "strategy belongs to a job; use it in the keys of jobs",
     "loop": "loop is only available in the steps of a loop",
     "jobs": "jobs is only available in the outputs of workflow_call; use needs here",
 }
@@ -81,6 +81,8 @@ class Availability:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     #: What is known of jobs, by lower-case id.
     jobs: Mapping[str, NeededJob] = field(default_factory=dict)
+    #: False in a job without a matrix, where every value of `matrix` is null.
+    has_matrix: bool = True
     #: The matrix of the job, as far as the file determines it.
     matrix: MatrixPlan | None = None
     #: The boolean inputs, in lower case.
@@ -190,16 +192,14 @@ class WorkflowNames:
 
     def for_job(self, needs: expr.Names, instances: Instances, *, has_env: bool = False) -> Availability:
         """The keys of a job; its `env` may refer to the workflow's."""
-        contexts = {**self._contexts((*_RUN, "env") if has_env else _RUN), "needs": needs}
-        if instances.has_matrix:
-            # A name that no instance has is a warning, see `matrix`.
-            contexts["matrix"] = None
-        if instances.has_matrix or instances.is_each:
-            contexts["strategy"] = FIXED["strategy"]
+        contexts = self._contexts((*_RUN, "env") if has_env else _RUN)
+        # As on GitHub, both exist in every job. A name that no instance has is a warning, see `matrix`.
+        contexts |= {"needs": needs, "matrix": None, "strategy": FIXED["strategy"]}
         return Availability(
             contexts=contexts,
             out_of_reach=(self._other_jobs(needs),),
             jobs=self._needed,
+            has_matrix=instances.has_matrix,
             matrix=instances.matrix,
             booleans=self.booleans,
         )
@@ -232,9 +232,9 @@ class WorkflowNames:
 
 
 def for_composite(inputs: expr.Names) -> Availability:
-    """The keys of the steps of a composite step, which see nothing of the calling workflow."""
+    """The keys of the steps of a composite step, which see nothing of the calling workflow except for its job."""
     sentence = "composite steps cannot use {0}; declare an input, and pass the value under with"
-    unavailable = {name: sentence.format(name) for name in ("vars", "needs", "matrix", "strategy", "loop")}
+    unavailable = {name: sentence.format(name) for name in ("vars", "needs", "loop")}
     unavailable[SECRETS] = "composite steps cannot use secrets; declare an input, and pass the secret under with"
     contexts = {**{name: FIXED.get(name) for name in _COMPOSITE}, "inputs": inputs}
     return Availability(contexts=contexts, unavailable=unavailable)

@@ -253,7 +253,13 @@ class ExpressionChecker:
         self, path: Path, text: str, used: tuple[str, ...], offset: int, available: Availability
     ) -> None:
         """Warns of a matrix value, or a property of one, that no instance has."""
-        if len(used) < 2 or ANY in used or available.matrix is None or not self._report.takes_warnings:
+        if len(used) < 2 or ANY in used or not self._report.takes_warnings:
+            return
+        if "matrix" in available.contexts and not available.has_matrix:
+            message = f"this job has no strategy.matrix, so {'.'.join(used)} is always null"
+            hint = "add the matrix, or remove the expression"
+            self._report.warn(self._offset(path, text, offset), codes.ALWAYS_NULL, message, hint)
+        if available.matrix is None:
             return
         instances = combinations(available.matrix)
         if not instances or any(value_at(values, used[1:]) is not None for values in instances):

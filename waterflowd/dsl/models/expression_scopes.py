@@ -134,19 +134,19 @@ CONTEXTS: dict[str, Context] = {
         fields=_JOB_RESULT,
     ),
     "matrix": Context(
-        description="The matrix values of this instance, by name.",
+        description="The matrix values of this instance, by name; null in a job without `strategy.matrix`.",
         example="matrix.version",
-        where="jobs with `strategy.matrix`, except in their `if`",
+        where="jobs, except in their `if`; composite steps see the matrix of the job that uses them",
     ),
     "strategy": Context(
         description="The position of this instance among the job's instances.",
         example="strategy.job-index + 1",
-        where="jobs with instances, except in their `if`",
+        where="jobs, except in their `if`, and composite steps",
         fields={
-            "job-index": "its index, from 0",
-            "job-total": "the number of instances",
-            "fail-fast": "the value of `strategy.fail-fast`",
-            "max-parallel": "the value of `strategy.max-parallel`",
+            "job-index": "its index, from 0; 0 in a job without instances",
+            "job-total": "the number of instances; 1 in a job without instances",
+            "fail-fast": "the value of `strategy.fail-fast`; true in a job without a matrix",
+            "max-parallel": "the value of `strategy.max-parallel`, or else the number of instances",
         },
     ),
     "env": Context(
@@ -218,7 +218,7 @@ _RUN = (*_TRIGGER, "run", "github")
 _JOB = (*_RUN, "needs", "matrix", "strategy")
 _STEP = (*_JOB, "env", "steps", "job", "agent", "runner")
 
-#: Every scope that a key can have. Loops add `item` and `loop`; `matrix` and `strategy` exist in jobs with instances only.
+#: Every scope that a key can have. Loops add `item` and `loop`.
 SCOPES: dict[str, ExpressionScope] = {
     "vars": ExpressionScope(contexts=_TRIGGER),
     "workflow": ExpressionScope(contexts=_RUN),

@@ -84,7 +84,7 @@ EXAMPLES: dict[str, Example] = {
     errors.UNKNOWN_NAME: _step("run: echo ${{ inputs.version }}"),
     errors.UNTERMINATED: _step("run: echo ${{ git.sha"),
     errors.UNSAFE_EXPRESSION: _step("shell: python\nrun: print('${{ git.branch }}')"),
-    errors.NOT_HERE: _step("run: echo ${{ matrix.version }}"),
+    errors.NOT_HERE: _step("run: echo ${{ loop.number }}"),
     codes.TAB: Example("jobs:\n  build:\n\truns-on: web-servers\n    steps:\n      - run: make\n"),
     codes.OUTSIDE_PATH: _step("run: make\nworking-directory: ../other"),
     codes.LOST_NEWLINES: Example("jobs:  build:    runs-on: web-servers    steps:      - run: make"),

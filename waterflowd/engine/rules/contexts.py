@@ -126,7 +126,7 @@ def _steps(block: Block) -> dict[str, object]:
 
 def _strategy(job: Job) -> dict[str, object]:
     if job.parent is None or job.parent.children is None or not job.is_instance:
-        return {"job-index": 0, "job-total": 1, "fail-fast": False, "max-parallel": 1}
+        return {"job-index": 0, "job-total": 1, "fail-fast": True, "max-parallel": 1}
     children = job.parent.children
     total = len(children.jobs)
     return {
@@ -214,7 +214,7 @@ _FOR_CALL: _Makers = {
 _FOR_JOB: _Makers = {
     **_FOR_RUN,
     "needs": lambda position: _needs(position.at_job),
-    "matrix": lambda position: position.at_job.matrix,
+    "matrix": lambda position: position.at_job.matrix or None,
     "strategy": lambda position: _strategy(position.at_job),
     "secrets": lambda position: _Secrets(),
 }

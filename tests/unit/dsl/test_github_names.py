@@ -24,6 +24,8 @@ def with_step(step: str, job: str = "", top: str = "") -> str:
         "github.repository_owner",
         "github.event.inputs.version",
         "github.event.head_commit.message",
+        "github.event.created",
+        "github.event.deleted",
         "toJSON(github)",
         "github[inputs.field]",
     ],

@@ -47,7 +47,9 @@ def test_the_matrix_of_a_job_without_one_is_null(language: Language) -> None:
         "WF138",
         "this job has no strategy.matrix, so matrix.os is always null",
     )
-    assert [found.code for found in language.warnings(with_step("{run: x}", "name: 'a ${{ matrix.os }}',"))] == ["WF138"]
+    assert [found.code for found in language.warnings(with_step("{run: x}", "name: 'a ${{ matrix.os }}',"))] == [
+        "WF138"
+    ]
     assert not language.warnings(with_step("{run: 'echo ${{ strategy.job-index }} of ${{ strategy.job-total }}'}"))
     assert not language.warnings(with_step("{run: 'echo \"${{ toJSON(matrix) }}\"'}"))
 
@@ -57,7 +59,7 @@ def test_composite_steps_see_the_matrix_of_their_job(language: Language) -> None
     files = {"a/step.yml": "steps: [{run: 'echo ${{ matrix.os }} ${{ strategy.job-index }}'}]"}
     (step,) = language.plan(with_step("{uses: ./a}"), files).jobs[0].steps[0].blocks[0].steps
     # A position has only digits; a value of the matrix may come from anywhere.
-    assert step.params["run"] == 'echo ${WF_EXPR_1} ${{ strategy.job-index }}'
+    assert step.params["run"] == "echo ${WF_EXPR_1} ${{ strategy.job-index }}"
     assert not language.warnings(with_step("{uses: ./a}"), files)
 
 

@@ -68,6 +68,19 @@ def test_the_event_and_the_actor_follow_from_what_started_the_run(
     assert (context["event_name"], context["actor"]) == expected
 
 
+@pytest.mark.parametrize(("before", "expected"), [("0" * 40, True), ("0" * 64, True), ("0" * 39 + "1", False)])
+def test_a_push_says_whether_it_has_created_the_ref(before: str, expected: bool) -> None:
+    """As on GitHub; also in a re-run. A push never deletes a ref here, since that starts nothing."""
+    for kind in (TriggerKind.PUSH, TriggerKind.RERUN):
+        event = github.context(run_of(kind, name="push", before=before), None)["event"]
+        assert isinstance(event, dict)
+        assert (event["created"], event["deleted"]) == (expected, False)
+
+    event = github.context(run_of(TriggerKind.MANUAL), None)["event"]
+    assert isinstance(event, dict)
+    assert not {"created", "deleted"} & event.keys()
+
+
 def test_a_re_run_has_the_event_of_the_first_run() -> None:
     """As on GitHub; the person is the one who started it again."""
     context = github.context(run_of(TriggerKind.RERUN, "bob", name="push"), None)

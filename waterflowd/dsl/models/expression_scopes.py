@@ -96,7 +96,8 @@ CONTEXTS: dict[str, Context] = {
             "repository": "the owner and name, as the remote's address has them; the configured name of a local repository",
             "repository_owner": "the owner alone; empty for a local repository",
             "event_name": "`push`, `schedule`, `workflow_run`, `webhook`, or `workflow_dispatch` for a start by hand",
-            "event": "the data of the event, also `inputs` (as text), `ref`, `repository`, and `head_commit` of a push",
+            "event": "the data of the event, also `inputs` (as text), `ref`, `repository`, and of a push `head_commit`, `created` and"
+            " `deleted`",
             "run_id": "the run's id",
             "run_number": "counts the runs of this workflow, from 1",
             "run_attempt": "always 1, because a re-run is a run with its own number",

@@ -39,8 +39,6 @@ GITHUB_ONLY_EVENT_FIELDS: dict[str, str] = {
     "pusher": "write github.actor",
     "sender": "write github.actor",
     "compare": "write github.event.before and github.event.after",
-    "created": "write github.event.before, which is all zeros for a new ref",
-    "deleted": "a deleted ref starts nothing, so it is always false",
     "forced": "it has no counterpart",
     "organization": "write github.repository_owner",
     "client_payload": "write event.NAME with on.webhook",

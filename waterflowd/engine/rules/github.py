@@ -133,6 +133,9 @@ def _event(run: Run) -> dict[str, object]:
     if _kind(run) == TriggerKind.PUSH.value:
         author = {"name": git.get("author")}
         event.setdefault("head_commit", {"id": git.get("sha"), "message": git.get("message"), "author": author})
+        if before := event.get("before"):
+            # A new ref has no commit before, which Git writes as zeros. A deleted ref starts nothing.
+            event |= {"created": not str(before).strip("0"), "deleted": False}
     if _event_name(run) == _DISPATCH:
         # On GitHub they are text, whatever their type.
         event["inputs"] = {name: expr.to_text(value) for name, value in run.inputs.items()}

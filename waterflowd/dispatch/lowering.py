@@ -108,7 +108,7 @@ def draft(run: Run, command: commands.SendTask) -> Draft:
         limits=_limits(plan.limits),
         lease_ms=attempt.lease_ms,
         continues=_continues(run, job),
-        facts=github.facts_for_scripts(run, job),
+        facts=github.facts_for_scripts(run, job, step.block),
         container=container or "",
     )
     if container is None:

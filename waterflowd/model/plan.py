@@ -315,6 +315,8 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     blocks: tuple[BlockPlan, ...] = ()
     #: Outputs of a composite step: expressions over its own `steps`.
     outputs: dict[str, Json] = {}
+    #: The folder of a composite step's file, from the root of the repository; `.` for the root itself.
+    folder: str = ""
     #: Line of the step in its file, 1-based; 0 when unknown.
     line: int = 0
 

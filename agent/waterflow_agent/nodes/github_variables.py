@@ -1,9 +1,12 @@
 """The variables of scripts that have GitHub's names: from facts that the daemon sends, and from the attempt.
 
-Rules of this file: each variable always has a value, empty where there is none, so that scripts with `set -u` work.
+Rules of this file: each variable always has a value, empty where there is none, so that scripts with `set -u` work. Only
+composite steps have the directory of their file, as on GitHub.
 """
 
 from __future__ import annotations
+
+import os
 
 from waterflow_agent.wire import messages
 
@@ -38,6 +41,15 @@ def variables(task: messages.Task, agent: str) -> dict[str, str]:
         "RUNNER_NAME": agent,
     }
     return {**found, **{f"WATERFLOW_{name.partition('_')[2]}": value for name, value in found.items()}}
+
+
+def in_composite_step(task: messages.Task, workspace: str) -> dict[str, str]:
+    """Return the variables that only the steps of composite steps have: the directory of their file."""
+    folder = task.facts.get("action_path")
+    if not folder:
+        return {}
+    path = os.path.normpath(os.path.join(workspace, folder))
+    return {"GITHUB_ACTION_PATH": path, "WATERFLOW_ACTION_PATH": path}
 
 
 def _plain_job(job: str) -> str:

@@ -197,6 +197,7 @@ def environment(task: messages.Task, location: AttemptLocation, start: Mapping[s
         **start,
         **task.env,
         **github_variables.variables(task, location.agent),
+        **github_variables.in_composite_step(task, location.workspace),
         "GITHUB_WORKSPACE": location.workspace,
         "RUNNER_TEMP": location.temp,
         "WATERFLOW_TEMP": location.temp,

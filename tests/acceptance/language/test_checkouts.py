@@ -77,6 +77,47 @@ def test_files_of_the_commit_exist_before_the_first_step(empty_cluster: Cluster,
     assert cluster.lines(run, 14) == [*first, "changed", "./app", "./app/tool", "0"]
 
 
+def test_a_composite_step_runs_the_programs_beside_its_file(empty_cluster: Cluster, clone: Path) -> None:
+    """By the field of `github`, the variable, and an input of another composite step; also where the files are in a folder."""
+    cluster = empty_cluster
+    (clone / "steps/greet").mkdir(parents=True)
+    (clone / "steps/greet/greet").write_text("#!/bin/sh\necho hello $1\n")
+    (clone / "steps/greet/greet").chmod(0o755)
+    greet = """runs:
+  using: composite
+  steps:
+    - run: ${{ github.action_path }}/greet field
+      shell: bash
+    - run: |
+        cd /
+        "$GITHUB_ACTION_PATH/greet" variable
+      shell: bash
+    - uses: ./steps/run
+      with: {program: "${{ github.action_path }}/greet"}
+"""
+    run_step = "inputs: {program: {}}\nsteps:\n  - run: ${{ inputs.program }} input\n"
+    workflow = """on: {push: {}}
+jobs:
+  here:
+    runs-on: web
+    steps:
+      - uses: ./steps/greet
+  below:
+    needs: here
+    runs-on: web
+    steps:
+      - uses: actions/checkout@v5
+        with: {path: src}
+      - uses: ./steps/greet
+"""
+    files = {"workflows/w.yml": workflow, "steps/greet/action.yml": greet, "steps/run/step.yml": run_step}
+    cluster.push(clone, files)
+
+    run = _runs(cluster)[0]["id"]
+    assert cluster.wait_for(run)["conclusion"] == "success", cluster.lines(run)
+    assert cluster.lines(run, 6) == ["hello field", "hello variable", "hello input"] * 2
+
+
 def test_the_next_commit_transfers_only_changed_files(empty_cluster: Cluster, clone: Path) -> None:
     """Files that a server already has are not sent again; the agent reports how many it fetched."""
     cluster = empty_cluster

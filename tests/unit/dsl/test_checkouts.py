@@ -202,3 +202,47 @@ def test_a_composite_step_cannot_choose_files(language: Language) -> None:
     error = language.error(with_steps("{uses: ./a}"), {"a/action.yml": action})
     assert (error.code, "the directory of the job" in error.message) == ("WF113", True)
     assert "under checkout of the jobs" in error.suggestion
+
+
+_READING = "runs: {using: composite, steps: [{run: '${{ github.action_path }}/run.sh', shell: bash}]}"
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        _READING,
+        "runs: {using: composite, steps: [{run: $GITHUB_ACTION_PATH/run.sh, shell: bash}]}",
+        "runs: {using: composite, steps: [{uses: ./b}]}",
+        "steps: [{uses: condition, with: {if: 'true', then: [{run: x, env: {A: '${{ GitHub.Action_Path }}'}}]}}]",
+    ],
+)
+def test_a_composite_step_that_reads_its_own_files_needs_them_in_the_job(language: Language, action: str) -> None:
+    """They are part of the repository, which most jobs have in their directory."""
+    files = {"a/action.yml": action, "b/action.yml": _READING}
+    other = USES.format("repository: other")
+    for keys, steps in (
+        ("", "{uses: ./a}"),
+        ("", "{uses: ./a}, " + USES.format("path: src")),
+        ("", USES.format("repository: other, path: o") + ", {uses: ./a}, " + USES.format("path: src")),
+        ("checkout: [a/**],", "{uses: ./a}"),
+    ):
+        assert language.plan(with_steps(steps, keys), files)
+    for keys, steps in (("checkout: false,", "{uses: ./a}"), ("", "{uses: ./a}, " + other)):
+        error = language.error(with_steps(steps, keys), files)
+        assert (error.code, "does not check out" in error.message) == ("WF116", True)
+    plain = files | {"a/action.yml": "steps: [{run: x}]"}
+    assert language.plan(with_steps("{uses: ./a}", "checkout: false,"), plain)
+
+
+def test_only_composite_steps_have_a_directory_of_their_own(language: Language) -> None:
+    """In a job, GitHub has no such directory either; its variable is empty there."""
+    error = language.error(with_steps("{run: '${{ github.action_path }}/x'}"))
+    assert (error.code, "only available in the steps of a composite step" in error.message) == ("WF129", True)
+    (warning,) = language.warnings(with_steps("{run: $GITHUB_ACTION_PATH/x}"))
+    assert warning.code == "WF138"
+
+    files = {"a/step.yml": "steps: [{run: $GITHUB_ACTION_PATH/x}]"}
+    assert not language.warnings(with_steps("{uses: ./a}"), files)
+    files = {"a/step.yml": "steps: [{run: x, if: github.action_path == 'a'}]"}
+    error = language.error(with_steps("{uses: ./a}"), files)
+    assert (error.code, error.suggestion) == ("WF146", "write $GITHUB_ACTION_PATH in the script")

@@ -37,7 +37,7 @@ def run_of(kind: TriggerKind, principal: str | None = None, **payload: object) -
 def test_scripts_have_exactly_the_variables_that_the_compiler_knows(tmp_path: object) -> None:
     """Otherwise a warning about an empty variable would be wrong, or missing."""
     run = run_of(TriggerKind.PUSH)
-    facts = github.facts_for_scripts(run, run.jobs[0])
+    facts = github.facts_for_scripts(run, run.jobs[0], run.jobs[0].root)
     task = messages.Task(
         task_id("run", "job", "step", 1, 1), "shell", {}, {}, "", None, 1, "TERM", 1, 1, "", "", facts=facts
     )

@@ -14,13 +14,16 @@ from functools import cached_property
 from waterflow_agent.display import quote
 from waterflowd import expr
 from waterflowd.dsl.models.expression_scopes import CONTEXTS
+from waterflowd.dsl.models.github_names import ACTION_PATH_FIELD
 from waterflowd.model.plan import MatrixPlan
 
 #: The fields of each context that has the same fields everywhere; None if they depend on the run.
 FIXED: dict[str, expr.Names | None] = {
     name: expr.Names(CONTEXTS[name].fields) if CONTEXTS[name].fields else None
-    for name in ("run", "git", "strategy", "loop", "job", "agent", "runner", "event", "env", "github")
+    for name in ("run", "git", "strategy", "loop", "job", "agent", "runner", "event", "env")
 }
+FIXED["github"] = expr.Names(name for name in CONTEXTS["github"].fields if name != ACTION_PATH_FIELD)
+_GITHUB_IN_COMPOSITE = expr.Names(CONTEXTS["github"].fields)
 
 #: Fields of `steps.<id>`.
 STEP_FIELDS = tuple(CONTEXTS["steps"].fields)
@@ -46,6 +49,9 @@ _UNAVAILABLE: dict[str, str] = {
     "loop": "loop is only available in the steps of a loop",
     "jobs": "jobs is only available in the outputs of workflow_call; use needs here",
 }
+_ONLY_IN_COMPOSITE = (
+    "github.action_path is only available in the steps of a composite step; write the path from the job's directory"
+)
 
 
 class ServerValue(Enum):
@@ -122,6 +128,8 @@ class Availability:
 
     def reason_out_of_reach(self, context: str, name: str) -> str | None:
         """Why a name below a context that is available cannot be used here; None if it does not exist."""
+        if (context, name.lower()) == ("github", ACTION_PATH_FIELD):
+            return _ONLY_IN_COMPOSITE
         reasons = (reason_for(context, name.lower()) for reason_for in reversed(self.out_of_reach))
         return next((reason for reason in reasons if reason is not None), None)
 
@@ -236,7 +244,7 @@ def for_composite(inputs: expr.Names) -> Availability:
     sentence = "composite steps cannot use {0}; declare an input, and pass the value under with"
     unavailable = {name: sentence.format(name) for name in ("vars", "needs", "loop")}
     unavailable[SECRETS] = "composite steps cannot use secrets; declare an input, and pass the secret under with"
-    contexts = {**{name: FIXED.get(name) for name in _COMPOSITE}, "inputs": inputs}
+    contexts = {**{name: FIXED.get(name) for name in _COMPOSITE}, "inputs": inputs, "github": _GITHUB_IN_COMPOSITE}
     return Availability(contexts=contexts, unavailable=unavailable)
 
 

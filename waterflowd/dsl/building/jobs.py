@@ -184,6 +184,7 @@ class JobBuilder:
         )
         for at, text in checkouts.texts:
             self._expressions.value(at, text, before_steps)
+        checkouts.check_users()
         checkout, several = checkouts.result()
         return msgspec.structs.replace(
             plan,

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from waterflowd import expr
 from waterflowd.dsl.building.contexts import SECRETS, ServerValue
+from waterflowd.dsl.models import github_names
 from waterflowd.expr.nodes import walk
 
 #: Paths by context and name, and the variable that has the path in scripts.
 PATHS = {
     ("github", "workspace"): "$GITHUB_WORKSPACE",
+    ("github", github_names.ACTION_PATH_FIELD): f"${github_names.ACTION_PATH_VARIABLE}",
     ("runner", "temp"): "$RUNNER_TEMP",
     ("runner", "workspace"): "$GITHUB_WORKSPACE/..",
 }

@@ -38,7 +38,7 @@ from waterflowd.dsl.building.lints import jobs_and_steps as lints
 from waterflowd.dsl.building.uses import cache_action, checkout_action, composite_values
 from waterflowd.dsl.building.uses.checkouts import refuse_in_composite
 from waterflowd.dsl.building.uses.child_workflows import WORKFLOW_RUN, ChildWorkflows
-from waterflowd.dsl.building.uses.composite_steps import CompositeSteps, CompositeUse
+from waterflowd.dsl.building.uses.composite_steps import CompositeSteps, CompositeUse, reads_own_files
 from waterflowd.dsl.building.uses.nodes import NodeChecker
 from waterflowd.dsl.building.uses.own_nodes import OwnNode, OwnNodes
 from waterflowd.dsl.models.ids import Ids
@@ -221,6 +221,8 @@ class StepBuilder:
         if parts is None:
             return None
         self._check_computed(path, step, parts, available)
+        if scope.checkouts is not None and reads_own_files(parts.steps):
+            scope.checkouts.require_repository(path)
         secrets = tuple(dict.fromkeys((*scope.secrets, *secret_references.names_in(parts.arguments))))
         steps = tuple(with_secrets(inner, secrets) for inner in parts.steps)
         return msgspec.structs.replace(
@@ -228,6 +230,7 @@ class StepBuilder:
             params=parts.arguments,
             inputs=parts.inputs,
             outputs=parts.outputs,
+            folder=parts.folder,
             blocks=(BlockPlan(name="steps", steps=steps),),
         )
 

@@ -96,8 +96,8 @@ CONTEXTS: dict[str, Context] = {
             "repository": "the owner and name, as the remote's address has them; the configured name of a local repository",
             "repository_owner": "the owner alone; empty for a local repository",
             "event_name": "`push`, `schedule`, `workflow_run`, `webhook`, or `workflow_dispatch` for a start by hand",
-            "event": "the data of the event, also `inputs` (as text), `ref`, `repository`, and of a push `head_commit`, `created` and"
-            " `deleted`",
+            "event": "the data of the event, also `inputs` (as text), `ref`, `repository`, and of a push `head_commit`,"
+            " `created`, `deleted`",
             "run_id": "the run's id",
             "run_number": "counts the runs of this workflow, from 1",
             "run_attempt": "always 1, because a re-run is a run with its own number",
@@ -108,6 +108,7 @@ CONTEXTS: dict[str, Context] = {
             " can forge",
             "triggering_actor": "the same as `actor`",
             "workspace": "the job's directory; only in what is sent to the server, and it cannot be computed with",
+            "action_path": "the directory of the composite step's file; only in its steps, and there as `workspace`",
         },
     ),
     "run": Context(

@@ -6,6 +6,9 @@ pull request is empty here, where there are none.
 
 from __future__ import annotations
 
+#: The directory of a composite step's file, which only its steps have: the field of `github`, and the variable in scripts.
+ACTION_PATH_FIELD, ACTION_PATH_VARIABLE = "action_path", "GITHUB_ACTION_PATH"
+
 #: Fields of the `github` context without a value here, and their closest counterpart, as a next step.
 GITHUB_ONLY_FIELDS: dict[str, str] = {
     "token": "create a token at the forge, store it as a secret, and write secrets.NAME in env",
@@ -19,7 +22,6 @@ GITHUB_ONLY_FIELDS: dict[str, str] = {
     "actor_id": "write github.actor",
     "event_path": "write ${{ toJSON(event) }} in env",
     "action": "write job.id, or the id of the step",
-    "action_path": "write the path of the composite step in the repository",
     "action_ref": "a composite step belongs to the run's commit: write github.ref",
     "action_repository": "a composite step belongs to the run's repository: write github.repository",
     "action_status": "write job.status",
@@ -93,6 +95,6 @@ GITHUB_ONLY_VARIABLES = {
     "GITHUB_TRIGGERING_ACTOR": "write GITHUB_ACTOR",
     "GITHUB_BASE_REF": "there are no pull requests here",
     "GITHUB_HEAD_REF": "there are no pull requests here; write GITHUB_REF_NAME",
-    "GITHUB_ACTION_PATH": "write the path of the composite step in the repository",
+    ACTION_PATH_VARIABLE: "only the steps of composite steps have it; write the path, from the job's directory",
     "RUNNER_TOOL_CACHE": "servers keep their tools; use a directory outside the job's",
 }

@@ -163,13 +163,15 @@ def _agent(position: _Position) -> dict[str, object]:
 def _runner(position: _Position) -> Mapping[str, object]:
     """The `runner` context: the server with GitHub's names for systems and architectures, and its paths."""
     facts = _agent(position)
-    paths = {"temp": server_paths.TEMP, "workspace": server_paths.PARENT}
+    names = {"temp": server_paths.TEMP, "workspace": server_paths.PARENT}
+    paths = {name: server_paths.reference(path) for name, path in names.items()}
     return github.WithPaths({**facts, **github.runner(facts)} if facts else {}, paths)
 
 
 def _github(position: _Position) -> Mapping[str, object]:
-    run, job = position.run, position.job
-    return github.context(run, None if job is None else job.plan.id)
+    run, job, block = position.run, position.job, position.block
+    folder = github.action_folder(job, block) if job is not None and block is not None else None
+    return github.context(run, None if job is None else job.plan.id, folder)
 
 
 def _job_facts(job: Job) -> dict[str, object]:

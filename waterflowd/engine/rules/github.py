@@ -10,6 +10,7 @@ from typing import Any
 
 from waterflow_agent import server_paths
 from waterflowd import expr
+from waterflowd.engine.state.blocks import COMPOSITE, Block
 from waterflowd.engine.state.runs import Job, Run
 from waterflowd.model.ids import JobId
 from waterflowd.model.records import TriggerKind
@@ -42,7 +43,7 @@ class WithPaths(Mapping[str, object]):
 
     def __getitem__(self, name: str) -> object:
         path = self._paths.get(name.lower())
-        return server_paths.reference(path) if path is not None else self._values[name]
+        return path if path is not None else self._values[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -51,10 +52,25 @@ class WithPaths(Mapping[str, object]):
         return len(self._values)
 
 
-def context(run: Run, job: JobId | None) -> Mapping[str, object]:
-    """The `github` context of a part of the run."""
+def context(run: Run, job: JobId | None, folder: str | None = None) -> Mapping[str, object]:
+    """The `github` context of a part of the run; in a composite step, `folder` is the one of its file, see `action_folder`."""
     values = {**_facts(run), "job": job, "event": _event(run)}
-    return WithPaths(values, {"workspace": server_paths.WORKSPACE})
+    paths = {"workspace": server_paths.reference(server_paths.WORKSPACE)}
+    if folder is not None:
+        paths["action_path"] = f"{paths['workspace']}/{folder}" if folder != "." else paths["workspace"]
+    return WithPaths(values, paths)
+
+
+def action_folder(job: Job, block: Block) -> str | None:
+    """The folder of the file of the composite step around the block, from the job's directory; None if there is none."""
+    owner = block.owner
+    while owner is not None and owner.plan.node != COMPOSITE:
+        owner = owner.block.owner
+    if owner is None or not owner.plan.folder:
+        return None
+    checkout = next((checkout for checkout in job.plan.checkouts if not checkout.repository), None)
+    folders = (checkout.path if checkout is not None else "", owner.plan.folder)
+    return "/".join(folder for folder in folders if folder not in ("", ".")) or "."
 
 
 def runner(agent: Mapping[str, object]) -> dict[str, object]:
@@ -67,14 +83,15 @@ def runner(agent: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def facts_for_scripts(run: Run, job: Job) -> dict[str, str]:
-    """Facts for the variables of GitHub's names in scripts, without empty ones and those that its agent derives.
+def facts_for_scripts(run: Run, job: Job, block: Block) -> dict[str, str]:
+    """Facts for the variables of GitHub's names in the scripts of a block, without empty ones and those that its agent derives.
 
     They are part of each attempt, so on Temporal they are stored several times for each step.
     """
     facts, server = _facts(run), runner(job.agent_facts)
     names = ("sha", "ref", "repository", "run_number", "event_name", "actor", "workflow")
     found = {name: expr.to_text(facts[name]) for name in names} | {"os": str(server["os"]), "arch": str(server["arch"])}
+    found["action_path"] = action_folder(job, block) or ""
     return {name: text for name, text in found.items() if text}
 
 

@@ -70,6 +70,15 @@ def test_facts_about_the_run_have_the_names_of_github_and_of_waterflow(tmp_path:
     assert env["GITHUB_PATH"] == env["WATERFLOW_PATH"] == f"{tmp_path}/path"
 
 
+@pytest.mark.parametrize(("folder", "expected"), [("steps/a", "/work/space/steps/a"), (".", "/work/space")])
+def test_scripts_of_a_composite_step_know_the_directory_of_its_file(tmp_path: Path, folder: str, expected: str) -> None:
+    """Other scripts do not have the variables."""
+    env = prepared(tmp_path, schema.Shell(run="true"), {}, {"action_path": folder}).env
+    assert (env["GITHUB_ACTION_PATH"], env["WATERFLOW_ACTION_PATH"]) == (expected, expected)
+
+    assert "GITHUB_ACTION_PATH" not in prepared(tmp_path, schema.Shell(run="true"), {}).env
+
+
 def test_environment_has_only_known_variables(tmp_path: Path) -> None:
     """Only known variables of the agent are passed on, together with those of the step and of Waterflow."""
     env = prepared(tmp_path, schema.Shell(run="true"), {"MINE": "1", "CI": "no", "WATERFLOW_RUN_ID": "forged"}).env

@@ -31,6 +31,8 @@ class Checkouts:
         self._is_off = False
         #: The directory of the job's own checkout, which steps without a ref add to.
         self._of_job: str | None = None
+        #: Steps that need the files of the run's own repository.
+        self._users: list[Path] = []
 
     def add_job(self, path: Path, job: models.Job) -> None:
         """Adds `checkout` of the job at `path`, if the file has it."""
@@ -79,6 +81,19 @@ class Checkouts:
                 self._source.at_key(at, codes.EXCLUSIVE_KEYS, text, "give one of them another path")
             wish = _with(known, wish)
         self._plans[wish.path] = wish
+
+    def require_repository(self, path: Path) -> None:
+        """Notes that the composite step at `path` reads files beside its own."""
+        self._users.append(path)
+
+    def check_users(self) -> None:
+        """Reports composite steps that read files beside their own in a job that does not have them."""
+        if not self._is_off and (not self._plans or any(not plan.repository for plan in self._plans.values())):
+            return
+        for path in self._users:
+            text = "the composite step reads files of its own folder, which this job does not check out"
+            hint = "check out this repository, too, also with a path; or remove checkout of the job"
+            self._source.at_key((*path, "uses"), codes.EXCLUSIVE_KEYS, text, hint)
 
     def result(self) -> tuple[bool | tuple[str, ...], tuple[CheckoutPlan, ...]]:
         """`checkout` and `checkouts` of the job's plan."""

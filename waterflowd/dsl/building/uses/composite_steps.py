@@ -7,7 +7,7 @@ compiled once. They run on the server and in the working directory of the step t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from waterflow_agent.display import quote
@@ -17,8 +17,10 @@ from waterflowd.dsl.building import inputs
 from waterflowd.dsl.building.block_scope import DEPTH_MAX, BlockScope
 from waterflowd.dsl.building.compilation import LOCAL, Compilation, SourceFile, local_path
 from waterflowd.dsl.building.contexts import for_composite, for_composite_defaults
+from waterflowd.dsl.building.embedded_expressions import embedded
 from waterflowd.dsl.building.expressions import ExpressionChecker
 from waterflowd.dsl.building.inputs import check_arguments
+from waterflowd.dsl.models import github_names
 from waterflowd.dsl.models.composite_step import CompositeStep
 from waterflowd.dsl.models.ids import Ids
 from waterflowd.dsl.models.validation import validate
@@ -30,6 +32,8 @@ from waterflowd.model.plan import InputSpec, Json, StepPlan
 #: File names of a composite step in its folder, ours first.
 FILE_NAMES = ("step.yml", "step.yaml", "action.yml", "action.yaml")
 _FILE_ENDINGS = (".yml", ".yaml")
+#: What scripts have in addition to the variables of all steps.
+_VARIABLES = frozenset((github_names.ACTION_PATH_VARIABLE,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,8 @@ class CompositeUse:
     arguments: dict[str, Json]
     outputs: dict[str, Json]
     steps: tuple[StepPlan, ...]
+    #: The folder of its file, from the root of the repository; `.` for the root itself.
+    folder: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +104,10 @@ class CompositeSteps:
             source.at_value(at, codes.BOUND, text, "move some of the steps into a separate job")
         checked = check_arguments(source, (*path, "with"), built.specs, arguments, f"the composite step {quote(uses)}")
         arguments = {**built.defaults, **checked}
-        return CompositeUse(inputs=built.specs, arguments=arguments, outputs=built.outputs, steps=built.steps)
+        folder = file.rpartition("/")[0] or "."
+        return CompositeUse(
+            inputs=built.specs, arguments=arguments, outputs=built.outputs, steps=built.steps, folder=folder
+        )
 
     def _file(self, source: SourceFile, at: Path, uses: str) -> str | None:
         folder = "" if uses in (".", *LOCAL) else local_path(uses)
@@ -147,7 +156,9 @@ class CompositeSteps:
         }
         specs = inputs.specs(declared, ("inputs",), source.document, source.report)
         available = for_composite(expr.Names(spec.name for spec in specs))
-        steps = self._build_steps(source, expressions, base, rows, BlockScope(available=available))
+        steps = self._build_steps(
+            source, expressions, base, rows, BlockScope(available=available, variables=_VARIABLES)
+        )
         ids = Ids("output", source.report)
         after = available.within({"steps": expr.Names(step.id for step in rows if step.id)})
         for name, output in model.outputs.items():
@@ -161,6 +172,22 @@ class CompositeSteps:
             height=_height(steps),
             count=_count(steps),
         )
+
+
+def reads_own_files(steps: Iterable[StepPlan]) -> bool:
+    """Whether the steps of a composite step, or of one that they use, refer to the directory of their file."""
+    return any(_reads_own_files(step) for step in steps)
+
+
+def _reads_own_files(step: StepPlan) -> bool:
+    if github_names.ACTION_PATH_VARIABLE in str(step.params.get("run", "")):
+        return True
+    values = [step.params, dict(step.env), step.working_directory]
+    field = ("github", github_names.ACTION_PATH_FIELD)
+    references = (path for node in embedded(values) for path, _ in expr.references(node))
+    return any(tuple(name.lower() for name in path[:2]) == field for path in references) or any(
+        reads_own_files(block.steps) for block in step.blocks
+    )
 
 
 def _height(steps: tuple[StepPlan, ...]) -> int:

@@ -142,6 +142,13 @@ def test_errors_of_all_files_are_reported_together() -> None:
             "WF136",
             "does not declare",
         ),
+        ("with: {who: x}, secrets: {TOKEN: '${{ secrets.GITHUB_TOKEN }}'}", CALLEE, "WF113", "no GITHUB_TOKEN"),
+        (
+            "name: x",
+            "on: workflow_call\njobs: {j: {runs-on: g, steps: [{run: x, env: {A: '${{ secrets.B }}'}}]}}",
+            "WF136",
+            "declare it there",
+        ),
         ("with: {who: '${{ secrets.A }}'}, secrets: inherit", CALLEE, "WF129", "under secrets"),
         ("with: {who: x}, secrets: all", CALLEE, "WF106", "inherit"),
         ("with: {who: x}, secrets: inherit, runs-on: g", CALLEE, "WF116", "uses"),

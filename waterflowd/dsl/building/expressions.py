@@ -11,7 +11,7 @@ import re
 
 from waterflow_agent.display import quote
 from waterflowd import expr
-from waterflowd.dsl.building import server_values
+from waterflowd.dsl.building import secret_references, server_values
 from waterflowd.dsl.building.compilation import SourceFile
 from waterflowd.dsl.building.constants import combinations, find_constants, value_at
 from waterflowd.dsl.building.contexts import (
@@ -35,8 +35,6 @@ from waterflowd.expr.nodes import IMPLIED, Call, Literal, walk
 from waterflowd.expr.scope import ANY
 from waterflowd.model.plan import Json
 from waterflowd.model.wording import did_you_mean, listed
-
-_GITHUB_TOKEN = "github_token"
 
 _DIRECTORY = "working-directory"
 
@@ -242,9 +240,8 @@ class ExpressionChecker:
                 self._report.add(self._offset(path, text, call.offset), codes.BOUND, message)
 
     def _secret(self, path: Path, text: str, used: tuple[str, ...], offset: int) -> None:
-        if len(used) > 1 and used[1].lower() == _GITHUB_TOKEN:
-            message, hint = "Waterflow has no GITHUB_TOKEN", "create a token at the forge, and store it as a secret"
-            self._report.add(self._offset(path, text, offset), codes.GITHUB_ONLY, message, hint)
+        if len(used) > 1 and used[1].lower() == secret_references.GITHUB_TOKEN:
+            self._report.add(self._offset(path, text, offset), codes.GITHUB_ONLY, *secret_references.NO_GITHUB_TOKEN)
         elif len(used) > 1 and not _SECRET_NAME.fullmatch(used[1]) and used[1] != ANY:
             message = f"{quote(used[1])} is not a valid secret name: use letters, digits, _ and -, no digit first, at most 100"
             self._report.add(self._offset(path, text, offset), codes.WRONG_SECRET, message)

@@ -11,6 +11,10 @@ from waterflowd.dsl.building.contexts import SECRETS
 from waterflowd.dsl.building.embedded_expressions import embedded
 from waterflowd.model.plan import Json
 
+#: The secret that GitHub makes for each job, in lower case; and the message and the hint where a file uses it.
+GITHUB_TOKEN = "github_token"
+NO_GITHUB_TOKEN = ("Waterflow has no GITHUB_TOKEN", "create a token at the forge, and store it as a secret")
+
 
 def names_in(value: Json) -> tuple[str, ...]:
     """The names of the secrets that the texts of a value refer to, without duplicates; malformed templates are ignored."""

@@ -10,7 +10,7 @@ from waterflowd.dsl.reading import reader
 from waterflowd.dsl.reading.tree import Document, Mapping
 from waterflowd.dsl.reporting.report import DiagnosticReport
 from waterflowd.importers.findings import Imported, WrittenFile
-from waterflowd.importers.github import rewriting
+from waterflowd.importers.github import called_workflows, rewriting
 from waterflowd.importers.origin import INCLUDES_MAX, Names, Origin, Unreadable, folder_of, joined, stem_of
 from waterflowd.importers.validity.loop import Reader, Target, make_valid
 from waterflowd.importers.validity.text_edits import EditedText
@@ -84,6 +84,8 @@ class _Importer:
         if not make_valid(text, aim, self.imported):
             return None
         document = _document(text.text)
+        if document is not None and not is_step:
+            called_workflows.declare_token(text, document, path, self.imported)
         if document is not None and (names := rewriting.secrets_of(document)):
             self.imported.change(path, 0, f"secrets to store and to grant: {', '.join(names)}")
         self._written[written] = text.text.encode()

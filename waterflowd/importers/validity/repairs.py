@@ -12,8 +12,9 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
+from waterflow_agent.display import quote
 from waterflowd.dsl.models.triggers import Triggers
-from waterflowd.dsl.reading.tree import Document, Path, Sequence, to_json
+from waterflowd.dsl.reading.tree import Document, Mapping, Path, Sequence, to_json
 from waterflowd.dsl.reporting import codes
 from waterflowd.dsl.reporting.diagnostics import Diagnostic
 from waterflowd.expr.errors import UNSAFE_EXPRESSION
@@ -175,6 +176,13 @@ class _Repair:
             return [self._editor.remove((*job, *rest), self._comment)]
         if key == "if":
             return [self._editor.replace_value((*job, key), False, self._comment)]
+        if (
+            key == "uses"
+            and self._diagnostic.code == codes.WRONG_SECRET
+            and quote(TOKEN_SECRET) in self._diagnostic.message
+        ):
+            self.sentence, self.is_decision = f"secrets: {TOKEN_SECRET}, as GitHub passes its token on", False
+            return [self._with_token(job)]
         if key == "uses" or self._editor.part((*job, "steps", 0)) is None:
             return self._whole_job(job)
         if key == "runs-on":
@@ -183,6 +191,16 @@ class _Repair:
             self._editor.remove((*job, key), self._comment),
             self._editor.add_item_before((*job, "steps", 0), stand_ins.failing_step(self.sentence), ""),
         ]
+
+    def _with_token(self, job: Path) -> Edit | None:
+        """Pass the token's secret to the workflow that the job calls."""
+        value = f"${{{{ secrets.{TOKEN_SECRET} }}}}"
+        passed = self._editor.part((*job, "secrets"))
+        if passed is None:
+            return self._editor.add_beside((*job, "uses"), "secrets", {TOKEN_SECRET: value}, "")
+        if isinstance(passed.node, Mapping) and passed.node.entries:
+            return self._editor.add_beside((*job, "secrets", next(iter(passed.node.entries))), TOKEN_SECRET, value, "")
+        return self._editor.replace_value((*job, "secrets"), {TOKEN_SECRET: value}, "", is_old_kept=False)
 
     def _whole_job(self, job: Path) -> list[Edit | None]:
         whole = self._editor.part(job)

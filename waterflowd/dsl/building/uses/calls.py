@@ -135,19 +135,22 @@ class WorkflowCalls:
             elif theirs is None:
                 hint = f"write {name}: ${{{{ secrets.NAME }}}}"
                 source.at_value(at, codes.WRONG_SECRET, "expected a reference to one secret of this workflow", hint)
+            elif theirs.lower() == secret_references.GITHUB_TOKEN:
+                source.at_value(at, codes.GITHUB_ONLY, *secret_references.NO_GITHUB_TOKEN)
             else:
                 names[name] = theirs
         for name, declared in callee.declared_secrets.items():
             if declared.required and name not in job.secrets:
-                self._report_missing(source, path, callee, name, "requires the secret")
+                hint = f"add it under secrets of this job: {name}: ${{{{ secrets.{name} }}}}, or write secrets: inherit"
+                self._report_missing(source, path, callee, f"requires the secret {quote(name)}", hint)
         for name in callee.used_secrets:
             if name not in job.secrets and name not in callee.declared_secrets:
-                self._report_missing(source, path, callee, name, "uses the undeclared secret")
+                hint = "declare it there under on.workflow_call.secrets, and pass it under secrets of this job"
+                self._report_missing(source, path, callee, f"uses the undeclared secret {quote(name)}", hint)
         return names
 
-    def _report_missing(self, source: SourceFile, path: Path, callee: Callee, name: str, verb: str) -> None:
-        text = f"the workflow {quote(callee.call.path)} {verb} {quote(name)}, which this job does not pass"
-        hint = f"add it under secrets of this job: {name}: ${{{{ secrets.{name} }}}}, or write secrets: inherit"
+    def _report_missing(self, source: SourceFile, path: Path, callee: Callee, what: str, hint: str) -> None:
+        text = f"the workflow {quote(callee.call.path)} {what}, which this job does not pass"
         source.at_key((*path, "uses"), codes.WRONG_SECRET, text, hint)
 
 

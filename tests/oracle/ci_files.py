@@ -60,6 +60,9 @@ _UNSUITABLE = re.compile(
     re.M,
 )
 _EXPRESSION = re.compile(r"\$\{\{((?:[^'}]|'[^']*'|\}(?!\}))*)\}\}", re.DOTALL)
+#: Comments, escaped characters, texts in double quotes, also up to the end, and texts in single quotes that end.
+_QUOTED = re.compile(r"""(?:^|(?<=\s))\#.*|\\.|"(?:\\.|[^"\\])*(?:"|\Z)|'[^']*'""", re.M)
+_INERT = re.compile(r"[\w./:@%+,-]+")
 _VALUES = [
     "v1.2.3",
     "refs/heads/main",
@@ -113,6 +116,42 @@ def without_rejected(workflow: Mapping[str, Any]) -> tuple[dict[str, Any], list[
         else:
             step["run"] = script
     return made, codes
+
+
+def as_data(workflow: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the workflow with a variable for each expression of its scripts, except for those of the matrix."""
+    made = copy.deepcopy(dict(workflow))
+    for step in made["jobs"]["job"]["steps"]:
+        variables: dict[str, str] = {}
+        step["run"] = _with_variables(step["run"], variables)
+        if variables:
+            step["env"] = {
+                **step.get("env", {}),
+                **{name: f"${{{{ {source} }}}}" for source, name in variables.items()},
+            }
+    yield made
+
+
+def _with_variables(script: str, variables: dict[str, str]) -> str:
+    """Returns the script with variables for its expressions, which are named and added to `variables`."""
+
+    def replaced(found: re.Match[str]) -> str:
+        source = found.group(1).strip()
+        if source.startswith("matrix."):
+            return found.group()
+        name = variables.setdefault(source, f"DATA_{len(variables) + 1}")
+        return f"'\"${{{name}}}\"'" if _is_in_single_quotes(script[: found.start()]) else f"${{{name}}}"
+
+    return _EXPRESSION.sub(replaced, script)
+
+
+def _is_in_single_quotes(before: str) -> bool:
+    return before.endswith("'") or _QUOTED.sub("", before).count("'") % 2 == 1
+
+
+def is_interpreted(substituted: Mapping[str, set[str]]) -> bool:
+    """Returns whether a shell may interpret one of the texts that expressions were replaced by."""
+    return any(not _INERT.fullmatch(text) for texts in substituted.values() for text in texts)
 
 
 def _errors(workflow: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -49,11 +50,16 @@ record = {{
 with open(os.environ["RECORD"] + "/end.json", "w") as file:
     json.dump(record, file)
 """
+#: What a shell calls the script in its messages.
+_SCRIPT = re.compile(r"\S*/script(\.sh)?: (?=line |\d)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What one job did: the arguments of each recorded program in order, files (path, kind, mode, content), environment."""
+    """What one job did: the arguments of each recorded program, files (path, kind, mode, content), environment.
+
+    Programs of a pipeline run at the same time, so the calls are sorted.
+    """
 
     argv: list[list[str]]
     files: list[list[str]]
@@ -83,10 +89,10 @@ def observed(record: Path, aliases: dict[str, str]) -> Observed | None:
     def shown(text: str) -> str:
         for found, name in ordered:
             text = text.replace(found, name)
-        return text
+        return _SCRIPT.sub("<script>: ", text)
 
     return Observed(
-        argv=[[shown(word) for word in words] for words in _calls(record / "argv")],
+        argv=sorted([shown(word) for word in words] for words in _calls(record / "argv")),
         files=[[shown(part) for part in file] for file in end["files"]],
         env={name: shown(value) for name, value in sorted(end["env"].items())},
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def compared(comparison: Comparison, subjects: dict[str, Subject]) -> Counter[st
                 failed.append(f"{name}: {verdict.text}")
             else:
                 counts[verdict] += 1
-    assert not failed, f"{len(failed)} of {len(names)} differ\n" + "\n\n".join(failed)
+    assert not failed, f"{len(failed)} of {len(names)} differ; the others: {dict(counts)}\n" + "\n\n".join(failed)
     return counts
 
 
@@ -101,7 +102,12 @@ def test_scripts_as_in_ci_files_have_github_s_effect(cluster: Cluster, evaluator
 
     # when
     accepted = {job.name: ci_files.without_rejected(job.workflow) for job in jobs}
-    subjects = {name: Subject(workflow=workflow) for name, (workflow, _) in accepted.items()}
+    subjects = {
+        name: Subject(
+            workflow=workflow, as_data=partial(ci_files.as_data, workflow), interpreted=ci_files.is_interpreted
+        )
+        for name, (workflow, _) in accepted.items()
+    }
     counts = compared(Comparison(cluster, evaluator, tmp_path, programs), subjects)
 
     # then

@@ -106,7 +106,8 @@ class JobContainers:
         if uid and account is None:
             return f"user {uid}, who has started them, is unknown"
         environment = {**self._environment, **(account.environment if account is not None else {})}
-        argv = [sys.executable, "-P", "-m", "waterflow_agent.nodes.containers.removal", str(path)]
+        moved = self._workspaces.remains(*_job_of(path))
+        argv = [sys.executable, "-P", "-m", "waterflow_agent.nodes.containers.removal", str(path), *map(str, moved)]
         try:
             end = await self._commands.run(account, argv, node_process.package_environment(environment), _REMOVAL_S_MAX)
         except Rejected as error:

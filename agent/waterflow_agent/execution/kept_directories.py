@@ -70,12 +70,16 @@ class KeptDirectories:
 
     def take(self, run: str, job: str, target: Path) -> bool:
         """Renames the newest directory of a job to `target`, whose parent exists. False if there is none. Raises `OSError`."""
-        of_job = [kept for kept in self._all() if kept.path.parent.name == run and _job_of(kept.path) == job]
+        of_job = self._of_job(run, job)
         if not of_job or self._is_old(of_job[-1]):
             return False
         os.rename(of_job[-1].path, target)
         self._forget(of_job[-1].path)
         return True
+
+    def paths(self, run: str, job: str) -> list[Path]:
+        """Returns the kept directories of a job, oldest first."""
+        return [kept.path for kept in self._of_job(run, job)]
 
     def measure(self) -> None:
         """Measures directories that are not measured yet. This may take long: call it in a thread, one call at a time."""
@@ -120,6 +124,9 @@ class KeptDirectories:
         for parent in (path.parent, self._root):
             with contextlib.suppress(OSError):
                 parent.rmdir()
+
+    def _of_job(self, run: str, job: str) -> list[_Kept]:
+        return [kept for kept in self._all() if kept.path.parent.name == run and _job_of(kept.path) == job]
 
     def _all(self) -> list[_Kept]:
         """Returns what is kept, oldest first."""

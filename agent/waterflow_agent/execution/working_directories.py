@@ -44,6 +44,8 @@ KEEP_S = 40 * 24 * 3600
 JOBS_MAX = 10_000
 #: What a new agent keeps of failed jobs, in bytes.
 KEPT_BYTES = 4 << 30
+#: The trash is emptied at least once a minute.
+_REMAINS_MAX = 20
 _TRASH = ".trash"
 _KEPT = ".kept"
 _TEMP = ".temp"
@@ -223,6 +225,11 @@ class WorkingDirectories:
         """Removes everything in the trash. This may take long: call it in a thread, one call at a time."""
         for name in os.listdir(self._trash):
             remove_tree(self._trash / name)
+
+    def remains(self, run_name: str, job_name: str) -> list[Path]:
+        """Returns where the directories of an ended job may be by now: kept, or in the trash, with those of its namesakes."""
+        trash = (self._trash / name for name in sorted(os.listdir(self._trash)) if name.rpartition(".")[0] == job_name)
+        return [*self.kept.paths(run_name, job_name), *itertools.islice(trash, _REMAINS_MAX)]
 
     def owned_by_steps(self) -> list[tuple[Path, int]]:
         """Returns the directories of the trash in which other users own something, with each of these users' ids."""

@@ -186,33 +186,40 @@ def test_containers_of_a_job_that_ended_without_its_agent_are_removed_when_the_a
     wait_until(lambda: not of_jobs(docker), "the containers to go")
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
 def test_files_that_a_container_writes_as_root_become_those_of_the_user_of_steps(
-    docker: DockerEngine, tmp_path: Path
+    docker: DockerEngine, tmp_path: Path, has_ended: bool
 ) -> None:
-    """Users of steps that are not root could not delete them otherwise; this also works when the container has ended.
+    """Users of steps that are not root could not delete them otherwise. The agent has moved the directories by then.
 
     The directories themselves stay those of the agent, and what a link points to is not touched.
     """
-    place, start = str(tmp_path / "work"), str(tmp_path / "start")
-    os.mkdir(place)
-    os.mkdir(start)
+    place, temp, start = (str(tmp_path / name) for name in ("work", "temp", "start"))
+    for path in (place, temp, start):
+        os.mkdir(path)
     (tmp_path / "outside").touch()
     os.chown(start, 12000, 12000)
     identity = docker(
         *("create", "--label", f"{labels.JOB}={place}", "--label", f"{labels.START}={start}"),
+        *("--label", f"{labels.TEMP}={temp}", "--volume", f"{temp}:{temp}"),
         *("--volume", f"{place}:{place}", "--volume", f"{start}:{start}", "--volume", f"{tmp_path}/outside:/outside"),
-        *(IMAGE, "sh", "-c", f"mkdir {place}/a && ln -s /outside {place}/a/link && touch {place}/a/file; sleep 600"),
+        *(IMAGE, "sh", "-c"),
+        f"mkdir -p {temp}/b/c {place}/a && ln -s /outside {place}/a/link && touch {place}/a/file; sleep 600",
     )
     docker("start", identity)
     wait_until(lambda: os.path.exists(f"{place}/a/file"), "the file")
-    docker("kill", identity)
+    moved = [f"{place}-moved", f"{temp}-moved"]
+    os.rename(place, moved[0])
+    os.rename(temp, moved[1])
+    if has_ended:
+        docker("kill", identity)
     client = DockerClient(docker.address)
     try:
-        removal.give_files(client.containers.get(identity), 12345, 12346)
+        removal.give_files(client.containers.get(identity), 12345, 12346, [str(tmp_path / "gone"), *moved])
 
-        owners = {(os.stat(path).st_uid, os.stat(path).st_gid) for path in (f"{place}/a", f"{place}/a/file")}
-        assert owners == {(12345, 12346)}
-        assert {os.stat(path).st_uid for path in (place, start)} == {12000}
+        written = [f"{moved[0]}/a", f"{moved[0]}/a/file", f"{moved[1]}/b", f"{moved[1]}/b/c"]
+        assert {(os.stat(path).st_uid, os.stat(path).st_gid) for path in written} == {(12345, 12346)}
+        assert {os.stat(path).st_uid for path in (*moved, start)} == {12000}
         assert os.stat(tmp_path / "outside").st_uid == os.geteuid()
         removal.remove(client, labels.JOB, place)
         assert of_jobs(docker) == []

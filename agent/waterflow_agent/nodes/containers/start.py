@@ -82,6 +82,7 @@ class _Starter:
         self._context = context
         self._start = str(context.containers)
         self._job = str(context.workspace)
+        self._temp = context.env["RUNNER_TEMP"]
         #: The id of the job's network.
         self.network = ""
 
@@ -151,8 +152,7 @@ class _Starter:
         if service is not None:
             arguments += ["--network-alias", service, *options, *self._label_options(role), "--", spec.image or ""]
         else:
-            temp = self._context.env["RUNNER_TEMP"]
-            for place in (self._job, temp, self._start):
+            for place in (self._job, self._temp, self._start):
                 arguments += ["--mount", f"type=bind,source={place},target={place}"]
             arguments += ["--workdir", self._job, *_IDLE, *options, *self._label_options(role)]
             arguments += ["--", spec.image or "", *_IDLE_ARGUMENTS]
@@ -161,7 +161,7 @@ class _Starter:
 
     def _label_options(self, role: str) -> list[str]:
         """Options by which the container is found and removed; behind those of the file, because the last one counts."""
-        found = {labels.JOB: self._job, labels.START: self._start, labels.ROLE: role}
+        found = {labels.JOB: self._job, labels.TEMP: self._temp, labels.START: self._start, labels.ROLE: role}
         return [part for name, value in found.items() for part in ("--label", f"{name}={value}")]
 
     async def _run(self, what: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
@@ -195,7 +195,7 @@ class _Starter:
         if uid in (0, os.geteuid()):
             return
         try:
-            for place in (self._job, self._context.env["RUNNER_TEMP"]):
+            for place in (self._job, self._temp):
                 sharing.grant(place, uid, sharing.READ | sharing.WRITE | sharing.ENTER)
         except (OSError, Rejected) as error:
             raise NodeFailure(

@@ -114,6 +114,22 @@ def test_releasing_the_last_job_removes_the_run_s_directory(tmp_path: Path) -> N
     assert not (tmp_path / "work" / "run").exists()
 
 
+def test_the_directories_of_an_ended_job_are_found_where_they_are_now(tmp_path: Path) -> None:
+    """What a job leaves is in the trash, or kept; a job whose name only begins in the same way has nothing to do with it."""
+    workspaces = WorkingDirectories(tmp_path / "work", FakeClock())
+    for job in ("a", "a.b", "c"):
+        (workspaces.enter("run", job) / f"of-{job}").touch()
+        (workspaces.temporary("run", job) / f"temp-{job}").touch()
+    assert workspaces.remains("run", "a") == []
+
+    for job in ("a", "a.b", "c"):
+        workspaces.release("run", job, is_kept=job == "a")
+
+    found = {file.name: path.parent.name for path in workspaces.remains("run", "a") for file in path.iterdir()}
+    assert found == {"of-a": "run", "temp-a": ".trash"}
+    assert {file.name for path in workspaces.remains("run", "c") for file in path.iterdir()} == {"of-c", "temp-c"}
+
+
 def test_hostile_tree_is_removed(tmp_path: Path) -> None:
     """It has unreadable directories, links that lead outside, pipes and deep nesting; the targets of links are kept."""
     kept = tmp_path / "kept"

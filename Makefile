@@ -43,7 +43,7 @@ coverage: environment-dev ## Measure code coverage; ARGS="tests/unit" selects te
 	@$(bin)/python -m coverage report --skip-covered --sort=cover
 
 nightly: environment-dev ## Run the slow tests: faults at every system call, new random examples (hours); ARGS="-k name" selects tests
-	@WATERFLOW_SWEEP=full WATERFLOW_ROUNDS=50 $(bin)/python -m pytest -n 2 tests/attack tests/booted/test_node_suite.py tests/acceptance/recovery/test_crashes.py tests/acceptance/recovery/test_upgrades.py tests/acceptance/temporal/test_kills.py tests/acceptance/temporal/test_storm.py tests/acceptance/operations/test_api_schema.py tests/acceptance/operations/test_documented_commands.py tests/acceptance/language/test_imports.py tests/integration/temporal/test_lost_calls.py tests/oracle tests/property tests/web/test_log.py $(ARGS)
+	@WATERFLOW_SWEEP=full WATERFLOW_ROUNDS=50 $(bin)/python -m pytest -n 2 tests/attack tests/booted/test_node_suite.py tests/booted/test_containers.py tests/acceptance/recovery/test_crashes.py tests/acceptance/recovery/test_upgrades.py tests/acceptance/temporal/test_kills.py tests/acceptance/temporal/test_storm.py tests/acceptance/operations/test_api_schema.py tests/acceptance/operations/test_documented_commands.py tests/acceptance/language/test_imports.py tests/integration/temporal/test_lost_calls.py tests/oracle tests/property tests/web/test_log.py $(ARGS)
 	@$(bin)/python -m pytest -n 2 tests/acceptance --engine temporal --ignore tests/acceptance/temporal $(ARGS)
 
 golden: environment-dev ## Rewrite the traces of the golden scenarios; review the diff before you commit it

@@ -14,13 +14,14 @@ from tests.booted.machine import Machine
 
 
 @contextlib.contextmanager
-def _booted(folder: Path) -> Iterator[Machine]:
+def booted(folder: Path, *options: str) -> Iterator[Machine]:
+    """Boots a machine, with further options of systemd-nspawn; skips the test where that is impossible."""
     for program in ("systemd-nspawn", "nsenter", "git"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
     if os.geteuid() != 0:
         pytest.skip("systemd-nspawn needs root")
-    made = Machine(folder)
+    made = Machine(folder, *options)
     try:
         made.boot()
         yield made
@@ -31,7 +32,7 @@ def _booted(folder: Path) -> Iterator[Machine]:
 @pytest.fixture
 def bare_machine(tmp_path: Path) -> Iterator[Machine]:
     """A machine with systemd booted and programs and units installed, but nothing configured or started."""
-    with _booted(tmp_path) as made:
+    with booted(tmp_path) as made:
         yield made
 
 
@@ -45,6 +46,6 @@ def machine(bare_machine: Machine) -> Machine:
 @pytest.fixture(scope="module")
 def shared_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Such a machine for tests whose services run again when they end, with the configuration that they had before."""
-    with _booted(tmp_path_factory.mktemp("machine")) as made:
+    with booted(tmp_path_factory.mktemp("machine")) as made:
         made.install()
         yield made

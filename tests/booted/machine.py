@@ -36,8 +36,10 @@ _numbers = itertools.count()
 class Machine:
     """See the file's docstring."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
+        """`options` are further ones of systemd-nspawn."""
         self.root = Root(folder)
+        self._options = options
         self._console = folder / "console"
         self._name = f"waterflow-booted-{os.getpid()}-{next(_numbers)}"
         self._groups = [
@@ -56,7 +58,13 @@ class Machine:
         # The host's systemd assigns the control group; without a systemd, the one that was created here is kept.
         keeps_group = [] if Path("/run/systemd/system").is_dir() else ["--keep-unit"]
         options = ["--quiet", "--register=no", *keeps_group, "--private-network", "--link-journal=no", "--console=pipe"]
-        nspawn = ["systemd-nspawn", *options, f"--machine={self._name}", f"--directory={self.root.path}"]
+        nspawn = [
+            "systemd-nspawn",
+            *options,
+            *self._options,
+            f"--machine={self._name}",
+            f"--directory={self.root.path}",
+        ]
         doors = [f"{directory}/cgroup.procs" for directory in self._groups]
         with self._console.open("ab") as console:
             self._process = subprocess.Popen(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.unit.importers.golden import import_text
@@ -26,6 +28,23 @@ def test_errors_are_fatal_only_where_the_play_says_so(value: str, is_fatal: bool
         import_text("ansible", "site.yml", f"- hosts: web\n  any_errors_fatal: {value}\n  tasks:\n    - command: ls\n")
     )
     assert ("max-failures: 0" in content) is is_fatal
+
+
+@pytest.mark.parametrize(
+    ("keys", "user"),
+    [
+        ("become: true", "root"),
+        ("become: true\n  become_user: app", "app"),
+        ("become: false\n  become_user: app", ""),
+        ("become_user: app\n  remote_user: ada", "ada"),
+        ("become: '{{ root }}'", ""),
+    ],
+)
+def test_a_play_runs_as_another_user_only_where_it_becomes_it(keys: str, user: str) -> None:
+    """Without `become`, Ansible does not look at `become_user`."""
+    imported = import_text("ansible", "site.yml", f"- hosts: web\n  {keys}\n  tasks:\n    - command: ls\n")
+    assert re.findall(r"    user: (.*)", _content(imported)) == ([user] if user else [])
+    assert "become" in " ".join(finding.text for finding in imported.findings) or user in ("root", "app")
 
 
 def test_a_command_as_a_list_is_its_words() -> None:

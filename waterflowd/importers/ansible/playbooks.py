@@ -176,10 +176,13 @@ class _Writer:
     def _user(self, entries: dict[str, Entry], job: writing.Block, comments: list[str]) -> None:
         become = value_of(entries["become"].value) if "become" in entries else None
         remote = str(value_of(entries["remote_user"].value)) if "remote_user" in entries else ""
-        is_root = is_true(become)
-        user = (
-            str(value_of(entries["become_user"].value)) if "become_user" in entries else "root" if is_root else remote
-        )
+        other = str(value_of(entries["become_user"].value)) if "become_user" in entries else ""
+        user = (other or "root") if is_true(become) else remote
+        if other and not is_true(become):
+            text = f"become_user {other} is left out, because the play itself does not become it"
+            self._imported.change(self._source.path, self._source.line(entries["become_user"].key), text)
+        if "{{" in str(become):
+            comments.append(self._decide(entries["become"].key, f"become {become}: use user of the job, or sudo"))
         if user:
             key = next(entries[name].key for name in ("become_user", "become", "remote_user") if name in entries)
             comments.append(

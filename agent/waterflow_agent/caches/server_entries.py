@@ -84,8 +84,7 @@ class ServerEntries:
         if action.size > self._bytes_max:
             text = f"the caches of this server may have at most {self._bytes_max:,} bytes (server-caches-mb)"
             raise Rejected("WF330", f"{text}, and this one has {action.size:,}")
-        if self._free_bytes(self._root) < RESERVED_BYTES:
-            raise Rejected("WF302", f"less than {RESERVED_BYTES >> 20} MiB are free on the disk of this server")
+        self._check_space()
         return True
 
     def missing(self, maker: str, digests: Sequence[bytes]) -> list[int]:
@@ -95,9 +94,10 @@ class ServerEntries:
         return [number for number, digest in enumerate(digests) if not os.path.exists(folder / digest.hex())]
 
     def store(self, maker: str, digest: bytes, data: bytes) -> None:
-        """Stores a block of an entry that is being made. Raises `Rejected` WF330 and WF331, and `OSError`."""
+        """Stores a block of an entry that is being made. Raises `Rejected` WF330, WF331 and WF302, and `OSError`."""
         if content.digest_of(data) != digest:
             raise Rejected("WF331", "a block arrived damaged: its SHA-256 is different")
+        self._check_space()
         if sum(self._making.values()) + len(data) > self._bytes_max:
             raise Rejected("WF330", "the caches that are being saved are larger than server-caches-mb")
         self._of("")
@@ -179,6 +179,10 @@ class ServerEntries:
         for known in list(self._all()):
             if now - known.used_at >= self._keep_ms:
                 self._drop(known, "it was not used for longer than server-caches-keep")
+
+    def _check_space(self) -> None:
+        if self._free_bytes(self._root) < RESERVED_BYTES:
+            raise Rejected("WF302", f"less than {RESERVED_BYTES >> 20} MiB are free on the disk of this server")
 
     # Entries ----------------------------------------------------------------------------------------------------------
 

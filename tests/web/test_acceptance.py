@@ -59,7 +59,10 @@ _READ_LIGHTNESS = """async (text) => {
 #: Whether the focus is seen, and where it is. Behind the last element it is in the browser's own controls.
 _FOCUS = """() => {
   const element = document.activeElement;
-  return [element === document.body || getComputedStyle(element).outlineStyle !== 'none', element.outerHTML.slice(0, 200)];
+  // The ring may be around what contains the element, such as the frame of a log.
+  let seen = element === document.body;
+  for (let each = element; each && !seen; each = each.parentElement) seen = getComputedStyle(each).outlineStyle !== 'none';
+  return [seen, element.outerHTML.slice(0, 200)];
 }"""
 
 

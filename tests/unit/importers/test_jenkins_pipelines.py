@@ -78,6 +78,12 @@ def test_only_the_submitters_may_approve() -> None:
     assert asked["with"] == {"message": "Go?", "approvers": ["ann", "bob"]}
 
 
+def test_a_later_stash_replaces_one_of_the_same_name() -> None:
+    """As on Jenkins; the name of an artifact is otherwise taken."""
+    _, written = _imported(_pipeline("stage('A') { steps { stash name: 'a', includes: 'x'\n stash name: 'a' } }"))
+    assert [step["with"]["overwrite"] for step in written["jobs"]["build"]["steps"]] == [True, True]
+
+
 def test_a_text_with_a_name_is_a_variable() -> None:
     """In front of the pipeline: scripts and other variables use it."""
     imported, written = _imported(

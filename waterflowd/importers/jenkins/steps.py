@@ -168,6 +168,9 @@ class StepWriter:
         parameters: dict[str, Json] = {"name": name, "path": "\n".join(paths), **WHOLE_PATHS}
         if "true" not in (named.get("allowEmpty"), named.get("allowEmptyArchive")):
             parameters["if-no-files-found"] = "error"
+        if statement.name == "stash":
+            # A later stash of the same name replaces it.
+            parameters["overwrite"] = True
         step: dict[str, Json] = {"uses": "artifact/upload", "with": parameters}
         self._add(around, statement, step, *comments)
 

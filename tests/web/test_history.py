@@ -224,6 +224,12 @@ jobs:
     expect(compared.get_by_role("region", name="First line of output that differs:")).to_contain_text("+ too large")
     expect(compared).to_contain_text("The same in both:")
     expect(compared.locator(f"a[href='/runs/{good}']")).to_be_visible()
+    # Nothing is before the good run, so another one has to be chosen.
+    visit.go(f"/runs/{good}?view=compare")
+    expect(page.get_by_role("main")).to_contain_text("before this one has succeeded; name another run")
+    page.get_by_label("Compare with").select_option(bad)
+    expect(compared.get_by_role("region", name="Inputs")).to_contain_text("7 → 0")
+    expect(page).to_have_url(re.compile(f"against={bad}"))
 
 
 def test_a_re_run_from_an_instant_reuses_what_had_succeeded_by_then(site: Site, visit: Visit) -> None:

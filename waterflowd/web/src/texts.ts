@@ -222,6 +222,8 @@ export const texts = {
 
   compare: {
     title: "Comparison with an earlier run",
+    with: "Compare with",
+    lastGood: "the last good run",
     against: "Compared with",
     commits: "Commits between",
     file: "Workflow file",

@@ -146,7 +146,7 @@ function Body({ run, outline, instant, open }: BodyProperties): JSX.Element {
       {shownView === "values" && <RunValues run={run} />}
       {shownView === "report" && <ReportView run={run} seq={outline.seq} at={instant.settledAt} />}
       {shownView === "artifacts" && <Artifacts run={run.id} seq={outline.seq} />}
-      {shownView === "compare" && <Compare run={run.id} />}
+      {shownView === "compare" && <Compare run={run} />}
       {shownView === "events" && <Events run={run.id} outline={outline} />}
       {(shownView === "timeline" || shownView === "graph") && (
         <div class={`run-body v-${shownView}`}>

@@ -5,7 +5,7 @@ import { useQuery } from "../live/query";
 import { place, view } from "../live/router";
 import { visible } from "../model/lines";
 import { bytesText } from "../model/log/sizes";
-import type { Conclusion, RunSummary } from "../model/shapes";
+import type { Conclusion, RunList, RunSummary } from "../model/shapes";
 import { duration } from "../model/times";
 import { Empty, ProblemNote, Waiting } from "../parts/problem";
 import { RunName, shortRevision } from "../parts/run_line";
@@ -63,8 +63,33 @@ interface Diff {
   readonly unknown: Readonly<Record<string, string>>;
 }
 
-export function Compare({ run }: { readonly run: string }): JSX.Element {
-  const against = place.value.query.get("against") ?? "good";
+/** Other runs of the workflow that can be chosen. */
+const OTHERS = 20;
+
+export function Compare({ run }: { readonly run: RunSummary }): JSX.Element {
+  const against = place.value.query.get("against");
+  return <><OtherRun run={run} chosen={against} /><Differences run={run.id} against={against ?? "good"} /></>;
+}
+
+function OtherRun({ run, chosen }: { readonly run: RunSummary; readonly chosen: string | null }): JSX.Element {
+  const repository = run.repository === null ? "" : `&repository=${encodeURIComponent(run.repository)}`;
+  const found = useQuery<RunList>(`/v1/runs?limit=${OTHERS + 1}&name=${encodeURIComponent(run.name)}${repository}`).value.value;
+  const others = (found?.runs ?? []).filter((other) => other.id !== run.id && other.path === run.path).slice(0, OTHERS);
+  return (
+    <form class="filters" onSubmit={(submitted) => submitted.preventDefault()}>
+      <label class={`choice ${chosen === null ? "" : "chosen"}`}>
+        <span>{words.with}</span>
+        <select value={chosen ?? ""} onChange={(changed) => view({ against: changed.currentTarget.value }, "push")}>
+          <option value="">{words.lastGood}</option>
+          {chosen !== null && !others.some((other) => other.id === chosen) && <option value={chosen}>{chosen}</option>}
+          {others.map((other) => <option key={other.id} value={other.id}>#{other.number}, {other.conclusion ?? other.status}</option>)}
+        </select>
+      </label>
+    </form>
+  );
+}
+
+function Differences({ run, against }: { readonly run: string; readonly against: string }): JSX.Element {
   const query = useQuery<Diff>(`/v1/runs/${run}/diff?against=${encodeURIComponent(against)}`);
   const diff = query.value.value;
   const problem = query.problem.value;

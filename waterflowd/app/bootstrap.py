@@ -79,6 +79,7 @@ from waterflowd.host.stream_writer import LogStreamWriter
 from waterflowd.host.timers import Timers
 from waterflowd.model.ids import AUDIT, FLEET, REPOSITORIES, AgentId
 from waterflowd.notices import events as notice_events
+from waterflowd.pacing import Pacing
 from waterflowd.reconcile import added
 from waterflowd.reconcile import events as repository_events
 from waterflowd.reconcile.loop import LoopPorts, Reconciler
@@ -258,7 +259,8 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
     contents = repositories.contents()
     admission = OutputAdmission(state.quotas, engine.outputs, clock, driver.keep_counters)
     outputs = OutputCollector(engine.attempts, admission, engine.outputs, link, feed)
-    files = FileServer(engine.attempts, contents, link)
+    pacing = Pacing(lambda: driver.metrics.events)
+    files = FileServer(engine.attempts, contents, link, pacing)
     # Repositories are watched later; no step asks before.
     origins = CacheOrigins(engine.history, lambda name: reconciler.default_ref(name), repositories.url)
     artifacts = (
@@ -269,7 +271,7 @@ def _build(config: Config, source: ConfigSource, store: opening.Store, clock: Lo
             clock,
             origins,
             is_run=lambda run: log.run(run) is not None,
-            events=lambda: driver.metrics.events,
+            pacing=pacing,
         )
         if compose is _log_engine
         else artifact_parts.without_store(engine, link, clock, origins)

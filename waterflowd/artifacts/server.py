@@ -9,7 +9,7 @@ Rules of this file:
   repeated.
 - Disks are slow: one thread writes, and one reads. What waits for them is bounded, for each agent and in total; whatever
   exceeds that is answered at once, with a time to ask again. So artifacts take a bounded amount of memory.
-- Steps come first: while some are in progress, blocks are spaced (`pacing.py`).
+- Steps come first: while some are in progress, blocks are spaced (`waterflowd/pacing.py`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from waterflowd.artifacts.blocks import scope_of
 from waterflowd.artifacts.caches.origins import CacheOrigins
 from waterflowd.artifacts.caches.requests import CacheRequests
 from waterflowd.artifacts.metrics import ArtifactMetrics
-from waterflowd.artifacts.pacing import Pacing
 from waterflowd.artifacts.records import ArtifactRecord
 from waterflowd.artifacts.reruns import KeptArtifacts
 from waterflowd.artifacts.storage import DirectoryStorage, Storage, StoreThreads
 from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.model.ids import AgentId, AttemptId, RunId
 from waterflowd.model.records import HeldAttempt
+from waterflowd.pacing import Pacing
 
 logger = logging.getLogger("waterflow.artifacts")
 
@@ -145,10 +145,7 @@ class ArtifactServer:
     ) -> None:
         try:
             if self._pacing is not None and isinstance(request.action, _BLOCKS):
-                began_s = self._pacing.now_s
-                result = await self._carry_out(request, held, store)
-                if delay_s := self._pacing.delay_s(began_s):
-                    await asyncio.sleep(delay_s)
+                result = await self._pacing.spaced(self._carry_out(request, held, store))
             else:
                 result = await self._carry_out(request, held, store)
             response = messages.ArtifactResponse(request.key, request.number, result)

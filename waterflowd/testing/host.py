@@ -49,6 +49,7 @@ from waterflowd.model.codec import ValueCodec
 from waterflowd.model.ids import FLEET, AgentId, RunId, run_stream
 from waterflowd.model.records import RunSummary, StartRequest, Trigger, TriggerKind
 from waterflowd.model.statuses import Outcome
+from waterflowd.pacing import Pacing
 from waterflowd.ports import OutputLogs
 from waterflowd.reconcile import events as repository_events
 from waterflowd.store.codec import Codec
@@ -189,6 +190,7 @@ class HostHarness:
         artifacts: ArtifactStore | None = None,
         cache_limits: CacheLimits | None = None,
         artifact_storage: Storage | None = None,
+        pacing: Pacing | None = None,
     ) -> None:
         self.clock = clock or ManualClock()
         self.log = log or MemoryLog(codec())
@@ -216,7 +218,7 @@ class HostHarness:
         self.driver = Driver(self.state, self.log, self.link, self.clock, self.feed, self.queries)
         attempts = self.attempts = LiveAttempts(self.driver, self.queries)
         self.outputs = self.output_collector(outputs or LogOutputs(self.output_logs))
-        self.files = FileServer(attempts, MemoryFiles(trees), self.link)
+        self.files = FileServer(attempts, MemoryFiles(trees), self.link, pacing)
         #: Default branches by repository.
         self.default_refs: dict[str, str] = {}
         #: Addresses by repository, if they are not the name.

@@ -14,6 +14,7 @@ from waterflow_agent.testing import task_id
 from waterflow_agent.wire import messages
 from waterflowd.host.agents import file_server as files_module
 from waterflowd.model.ids import AgentId
+from waterflowd.pacing import Pacing
 from waterflowd.testing.awaiting import until
 from waterflowd.testing.host import ONE_STEP, HostHarness, agent_id, request
 
@@ -53,6 +54,27 @@ async def test_the_attempt_s_agent_gets_the_list_and_the_files() -> None:
         assert [entry.path for entry in file_list.decode(answer.chunks[0].data)] == [b"a", b"b"]
         answer = await requested(host, agent, messages.FileRequest(task.key, 8, [blob_id(b"two"), blob_id(b"one")], 1))
         assert [piece.data for piece in answer.chunks] == [b"wo", b"one"]
+
+
+async def test_the_parts_of_a_large_file_take_turns_while_steps_are_in_progress() -> None:
+    """What begins a job does not wait: neither the list of its files, nor the beginnings of files."""
+    turns = 0
+
+    def events() -> int:
+        nonlocal turns
+        turns += 1
+        return turns
+
+    async with HostHarness(trees=trees, pacing=Pacing(events)) as host:
+        agent = host.enroll("web-1", "web")
+        host.hello(agent)
+        task = await running(host)
+        before = turns
+        await requested(host, agent, messages.FileRequest(task.key, 1, [], 0))
+        await requested(host, agent, messages.FileRequest(task.key, 2, [blob_id(b"one")], 0))
+        assert turns == before
+        answer = await requested(host, agent, messages.FileRequest(task.key, 3, [blob_id(b"one")], 2))
+        assert (turns, [piece.data for piece in answer.chunks]) == (before + 1, [b"e"])
 
 
 async def test_another_agent_another_epoch_and_another_file_get_nothing() -> None:

@@ -24,12 +24,12 @@ from waterflowd.artifacts.cleaning import ArtifactCleaner
 from waterflowd.artifacts.deletion import ArtifactDeleter
 from waterflowd.artifacts.limits import ArtifactUsage
 from waterflowd.artifacts.metrics import StorageFigures
-from waterflowd.artifacts.pacing import Pacing
 from waterflowd.artifacts.reading import ArtifactReader
 from waterflowd.artifacts.reruns import KeptArtifacts
 from waterflowd.artifacts.server import ArtifactServer
 from waterflowd.artifacts.store import ArtifactStore
 from waterflowd.model.ids import RunId
+from waterflowd.pacing import Pacing
 from waterflowd.store import layout
 
 
@@ -60,9 +60,9 @@ def with_store(
     clock: ports.Clock,
     origins: CacheOrigins,
     is_run: Callable[[RunId], bool],
-    events: Callable[[], int],
+    pacing: Pacing,
 ) -> ArtifactParts:
-    """The parts with the store in the data directory; `is_run` says whether a run exists, `events` how many were committed.
+    """The parts with the store in the data directory; `is_run` says whether a run exists.
 
     Raises `Rejected` WF620 or WF622 for a bucket that is not configured completely.
     """
@@ -80,7 +80,7 @@ def with_store(
         requests,
         origins,
         storage=None if bucket is None else bucket.storage,
-        pacing=Pacing(events),
+        pacing=pacing,
     )
     cleaner = ArtifactCleaner(store, server, clock, is_run, caches, None if bucket is None else bucket.cleaner)
 

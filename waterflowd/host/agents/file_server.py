@@ -2,7 +2,8 @@
 
 Rules of this file: an agent gets only what belongs to one of its open attempts: the list of that job's files, and the files on
 the list. Each request has one answer, and no state is kept between requests: after a loss the agent asks again. The number of
-concurrent requests per agent is bounded; the agent has to repeat any further ones later.
+concurrent requests per agent is bounded; the agent has to repeat any further ones later. Steps come first: while some are in
+progress, the parts of large files are spaced.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from waterflow_agent.wire import messages
 from waterflowd import ports
 from waterflowd.model.ids import AgentId
 from waterflowd.model.records import Checkout
+from waterflowd.pacing import Pacing
 
 logger = logging.getLogger("waterflow.host")
 
@@ -27,10 +29,14 @@ RETRY_MS = 1_000
 class FileServer:
     """Answers the agents' file requests."""
 
-    def __init__(self, attempts: ports.Attempts, files: ports.RevisionFiles, link: ports.Link) -> None:
+    def __init__(
+        self, attempts: ports.Attempts, files: ports.RevisionFiles, link: ports.Link, pacing: Pacing | None = None
+    ) -> None:
+        """Without `pacing`, the parts of large files are sent as fast as they are requested."""
         self._attempts = attempts
         self._files = files
         self._link = link
+        self._pacing = pacing
         self._open: Counter[AgentId] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -66,7 +72,10 @@ class FileServer:
 
     async def _answer(self, agent: AgentId, request: messages.FileRequest, found: Checkout) -> None:
         try:
-            response = messages.FileResponse(request.key, request.number, await self._chunks(request, found))
+            chunks = self._chunks(request, found)
+            if self._pacing is not None and request.blobs and request.offset > 0:
+                chunks = self._pacing.spaced(chunks)
+            response = messages.FileResponse(request.key, request.number, await chunks)
         except WaterflowError as error:
             after_ms = int(error.after_s * 1_000) if isinstance(error, Retryable) else 0
             response = messages.FileResponse(request.key, request.number, [], error.code, error.text, after_ms)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from waterflowd.artifacts.pacing import ACTIVE_S, INTERVAL_MAX_S, INTERVAL_MIN_S, SHARE, Pacing
+from waterflowd.pacing import ACTIVE_S, INTERVAL_MAX_S, INTERVAL_MIN_S, SHARE, Pacing
 
 
 class Daemon:
@@ -16,7 +18,7 @@ class Daemon:
 
     def delay_s(self, took_s: float = 0.0) -> float:
         """Of a block that took so long."""
-        return self.pacing.delay_s(self.pacing.now_s - took_s)
+        return self.pacing.delay_s(self.now - took_s)
 
 
 def test_without_steps_nothing_waits() -> None:
@@ -47,6 +49,19 @@ def test_turns_are_longer_where_blocks_take_longer(took_s: float, interval_s: fl
     daemon.events += 1
     delays = [daemon.delay_s(took_s) for _ in range(3)]
     assert delays == pytest.approx([0, interval_s, 2 * interval_s], rel=0.01)
+
+
+async def test_the_result_of_a_block_is_there_at_its_turn() -> None:
+    """The first one at once, the second one not before its turn."""
+    events = iter(range(1_000))
+    pacing = Pacing(lambda: next(events))
+    began = time.monotonic()
+
+    async def block() -> str:
+        return "stored"
+
+    assert [await pacing.spaced(block()) for _ in range(2)] == ["stored"] * 2
+    assert time.monotonic() - began >= INTERVAL_MIN_S
 
 
 def test_after_the_last_event_transfers_are_fast_again() -> None:

@@ -1,15 +1,20 @@
 """Spaces the blocks of transfers while steps are in progress, so that steps do not wait for them.
 
-Rules of this file: a block takes the daemon, its disk and the process of its port some milliseconds, and a step passes through
-all of them several times. So, while events are committed, the answers to blocks leave at intervals, for all agents together; an
-agent has few requests in flight, so it sends no more than that. The interval follows the time that blocks take: transfers use
-the same share of a slow disk as of a fast one. Without steps, transfers are as fast as they can be.
+Rules of this file: a block is up to 256 KiB of an artifact, a cache or a large file of a checkout. It takes the daemon, its
+disk and the process of its port some milliseconds, and a step passes through all of them several times. So, while events are
+committed, the answers to blocks leave at intervals, for all agents together; an agent has few requests in flight, so it sends
+no more than that. The interval follows the time that blocks take: transfers use the same share of a slow disk as of a fast
+one. Without steps, transfers are as fast as they can be.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 #: Between two blocks of 256 KiB each: from 32 MiB a second to 8.
 INTERVAL_MIN_S, INTERVAL_MAX_S = 0.008, 0.032
@@ -33,10 +38,13 @@ class Pacing:
         self._next_at = 0.0
         self._mean_s = 0.0
 
-    @property
-    def now_s(self) -> float:
-        """The time of the clock in which blocks are measured, in seconds."""
-        return self._now_s()
+    async def spaced(self, block: Awaitable[Result]) -> Result:
+        """The result of what a block needs, at its turn."""
+        began_s = self._now_s()
+        result = await block
+        if delay_s := self.delay_s(began_s):
+            await asyncio.sleep(delay_s)
+        return result
 
     def delay_s(self, began_s: float) -> float:
         """How long the answer to a block that began at `began_s` has to wait; each call is the turn of one answer."""

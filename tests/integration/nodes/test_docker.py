@@ -156,7 +156,7 @@ def test_a_pull_that_fails_halfway_is_a_failure(engine: str, tmp_path: Path, nod
         ("docker/exec", {"container": "box"}, "container requires run"),
         ("docker/exec", {"container": "box", "run": "echo 'x"}, "run: No closing quotation"),
         ("docker/run", {"image": IMAGE, "command": "echo 'x"}, "command: No closing quotation"),
-        ("docker/run", {"image": IMAGE, "restart": "now"}, "with.restart: invalid enum value"),
+        ("docker/run", {"image": IMAGE, "restart": "now"}, "with.restart: unknown value 'now'"),
         ("docker/run", {"image": IMAGE, "command": "true", "network": "none-such"}, "network none-such not found"),
         ("docker/run", {"image": IMAGE, "command": "true", "ports": {"eighty": 1}}, "eighty"),
         ("docker/run", {"image": IMAGE, "network": "none"}, "No command specified"),

@@ -335,7 +335,7 @@ def test_a_refused_message_does_not_reveal_the_webhook_url(server: Server, tmp_p
         ({"message": "x", "url": "http://127.0.0.1:9/hunter2"}, 75, "cannot reach the webhook: ConnectError"),
         ({}, 1, "message or json is required"),
         ({"message": "x", "json": {"a": 1}}, 1, "message and json are mutually exclusive"),
-        ({"message": "x", "template": "irc"}, None, "with.template: invalid enum value 'irc'"),
+        ({"message": "x", "template": "irc"}, None, "with.template: unknown value 'irc'"),
         ({"message": "x", "timeout": "soon"}, 1, "timeout: expected a duration"),
     ],
 )

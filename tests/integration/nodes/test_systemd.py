@@ -26,9 +26,9 @@ def test_an_option_is_refused_as_a_unit_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"name": "a.service", "state": "up"}, "with.state: invalid enum value"),
+        ({"name": "a.service", "state": "up"}, "with.state: unknown value 'up'"),
         ({"name": ""}, "with.name: "),
-        ({"state": "started"}, "missing key name"),
+        ({"state": "started"}, 'missing key "name"'),
         ({"name": "a.service", "enabled": "yes"}, "with.enabled: "),
     ],
 )

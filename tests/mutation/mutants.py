@@ -630,7 +630,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "waterflow_agent.checkout.service:CheckoutService._fetch_some",
-        "requested = requested[len(arrived) :]",
+        "requested = requested[max(len(arrived), 1) :]",
         "requested = []",
         "the rest of a file response is not requested",
         "tests.unit.agent.test_checkout:test_a_checkout_fetches_small_and_large_files",

@@ -8,6 +8,9 @@ import socket
 
 import msgspec
 
+#: What must remain free on a disk, in bytes, while files are kept or fetched that steps can do without.
+RESERVED_BYTES = 1 << 30
+
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent reports about its machine."""

@@ -144,11 +144,10 @@ class ArtifactServer:
         self, agent: AgentId, request: messages.ArtifactRequest, held: HeldAttempt, store: ArtifactStore | None
     ) -> None:
         try:
+            work = self._carry_out(request, held, store)
             if self._pacing is not None and isinstance(request.action, _BLOCKS):
-                result = await self._pacing.spaced(self._carry_out(request, held, store))
-            else:
-                result = await self._carry_out(request, held, store)
-            response = messages.ArtifactResponse(request.key, request.number, result)
+                work = self._pacing.spaced(work)
+            response = messages.ArtifactResponse(request.key, request.number, await work)
         except WaterflowError as error:
             response = messages.ArtifactResponse(request.key, request.number, None, error.code, error.text)
         except OSError as error:

@@ -77,20 +77,23 @@ def candidates(paths: Iterable[str], system: str) -> list[str]:
         case "rundeck":
             return [path for path in listed if path.endswith((*_YAML, ".xml"))]
         case "ansible":
-            maps = [
-                path for path in listed if {"group_vars", "host_vars"} & {*path.split("/")} and path.endswith(_YAML)
-            ]
+            maps = [path for path in listed if holds_variables(path)]
             inventories = [path for path in listed if path not in maps and _is_inventory(path)]
             plays = [path for path in top if path.endswith(_YAML) and path not in inventories]
             return [*inventories, *maps, *plays]
     return [path for path in top if not path.startswith(".") and "." not in path]
 
 
+def holds_variables(path: str) -> bool:
+    """Whether a file of Ansible has the variables of a group or of a host."""
+    *folders, name = path.split("/")
+    return bool({"group_vars", "host_vars"} & {*folders}) and (name.endswith(_YAML) or "." not in name)
+
+
 def _is_inventory(path: str) -> bool:
     """Whether a file has one of the usual names of inventories."""
-    if path.startswith(("inventory", "inventories/")):
-        return not {"group_vars", "host_vars"} & {*path.split("/")}
-    return path in ("hosts", "production", "staging") or ("/" not in path and path.endswith(".ini"))
+    is_ini = "/" not in path and path.endswith(".ini")
+    return path.startswith(("inventory", "inventories/")) or path in ("hosts", "production", "staging") or is_ini
 
 
 def system_of_directory(paths: Iterable[str]) -> list[str]:

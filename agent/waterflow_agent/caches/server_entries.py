@@ -24,13 +24,12 @@ from waterflow_agent.artifacts import content
 from waterflow_agent.artifacts.content import BlockTable
 from waterflow_agent.caches import matching
 from waterflow_agent.errors import Rejected
+from waterflow_agent.machine import RESERVED_BYTES
 from waterflow_agent.wire import messages
 from waterflow_agent.wire.messages import ArtifactPart, CacheOrigin, CacheRow
 
 logger = logging.getLogger(__name__)
 
-#: What stays free on the disk.
-RESERVED_BYTES = 1 << 30
 #: Entries of a server: their records are in memory.
 ENTRIES_MAX = 5_000
 _RECORD = "record"

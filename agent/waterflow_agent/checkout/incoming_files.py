@@ -17,11 +17,10 @@ from waterflow_agent.checkout.blob_cache import blob_digest
 from waterflow_agent.checkout.spooled_file import SpooledFile
 from waterflow_agent.display import size_text
 from waterflow_agent.errors import Rejected
+from waterflow_agent.machine import RESERVED_BYTES
 
 #: How long an incomplete file is kept for the agent's next process.
 KEPT_S = 3_600.0
-#: What must remain free on the disk, unless the file is smaller: steps need space, too.
-RESERVED_BYTES = 1 << 30
 
 
 class IncomingFile(SpooledFile):
@@ -71,6 +70,7 @@ class IncomingFiles:
             file.discard()
 
     def _check_space(self, name: str, written: int, size: int) -> None:
+        # A small file needs as much besides, because steps need space, too.
         disk = shutil.disk_usage(self._root)
         needed = written + min(size, RESERVED_BYTES)
         # Some file systems do not know their size.

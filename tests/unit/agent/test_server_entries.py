@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from waterflow_agent.artifacts import content
-from waterflow_agent.caches.server_entries import RESERVED_BYTES, ServerEntries
+from waterflow_agent.caches.server_entries import ServerEntries
 from waterflow_agent.errors import Rejected
+from waterflow_agent.machine import RESERVED_BYTES
 from waterflow_agent.wire.messages import BeginCache, CacheOrigin
 
 ORIGIN = CacheOrigin("scope", ("refs/heads/main",))

@@ -8,6 +8,7 @@ from waterflowd.importers.detection import candidates
 
 LAYOUT = (
     "ansible.cfg",
+    "inventories/prod/group_vars/all",
     "inventories/prod/group_vars/web.yml",
     "inventories/prod/hosts",
     "roles/web/tasks/main.yml",
@@ -25,6 +26,7 @@ def test_variables_beside_an_inventory_are_no_inventory() -> None:
     """The usual layout for several environments."""
     assert candidates(LAYOUT, "ansible") == [
         "inventories/prod/hosts",
+        "inventories/prod/group_vars/all",
         "inventories/prod/group_vars/web.yml",
         "site.yml",
     ]

@@ -6,8 +6,8 @@ Rules of this file:
 - What was fetched of a content before a failure is kept, so that the next attempt continues.
 - Contents that were not needed for the longest time are removed when all of them together would have more than twice the bytes
   of one checkout, those that are incomplete first. An agent that still needs one begins its checkout again.
-- Fetches run one at a time: a second one for the same files finds the contents of the first. Who needs only what was fetched
-  before does not wait for them: agents that receive large files ask every few seconds.
+- Fetches run one at a time: a second one for the same files finds the contents of the first. A call whose contents were
+  all fetched before does not wait for them: agents that receive large files ask every few seconds.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import msgspec
 from waterflow_agent.checkout import file_list
 from waterflow_agent.display import escape_for_display, size_text
 from waterflow_agent.errors import Retryable, Stalled
+from waterflow_agent.machine import RESERVED_BYTES
 from waterflowd.gitsource import child_process
 from waterflowd.gitsource.lfs.pointers import LargeFile
 from waterflowd.gitsource.lfs.transfer_protocol import (
@@ -49,8 +50,6 @@ _CHILD = "waterflowd.gitsource.lfs.transfer_child"
 #: How long an attempt may take at least, and the speed from which on it is long enough for large contents.
 _TIME_S = 240.0
 _BYTES_PER_S_MIN = 1 << 20
-#: What must remain free on the disk, unless the contents are smaller.
-_RESERVED_BYTES = 1 << 30
 _PARTIAL = re.compile(f"{PARTIAL_PREFIX}[0-9a-f]{{64}}")
 _responses: msgspec.msgpack.Decoder[TransferResponse] = msgspec.msgpack.Decoder(TransferResponse)
 
@@ -170,7 +169,7 @@ class ContentStore:
     def _check_space(self, size: int, begun: int) -> None:
         disk = shutil.disk_usage(self._directory)
         # Some file systems do not know their size.
-        needed = size - begun + min(size, _RESERVED_BYTES)
+        needed = size - begun + min(size, RESERVED_BYTES)
         if disk.total and disk.free < needed:
             text = (
                 f"the daemon's disk has only {size_text(disk.free)} left, and {size_text(size)} of contents need"

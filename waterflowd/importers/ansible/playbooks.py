@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from waterflowd.dsl.reading.tree import Entry, Node
-from waterflowd.importers import generated, writing
+from waterflowd.importers import detection, generated, writing
 from waterflowd.importers.ansible import inventory, jinja
 from waterflowd.importers.ansible.jinja import Names, Untranslatable
 from waterflowd.importers.ansible.modules import is_true
@@ -44,7 +44,6 @@ _TRANSLATED = frozenset(
     )
 )
 _PLAIN_TEMPLATE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
-_MAPS = ("group_vars", "host_vars")
 
 
 def import_files(paths: Sequence[str], origin: Origin) -> Imported:
@@ -55,7 +54,7 @@ def import_files(paths: Sequence[str], origin: Origin) -> Imported:
             text = origin.text(path)
             if text.startswith("$ANSIBLE_VAULT;"):
                 raise Unreadable("the file is encrypted by ansible-vault; store its values as secrets")
-            if any(f"/{folder}/" in f"/{path}" for folder in _MAPS):
+            if detection.holds_variables(path):
                 _variables_file(text, path, imported)
             elif inventory.is_inventory(text, path):
                 inventory.add_inventory(text, path, imported)

@@ -18,8 +18,6 @@ class JobContext:
     group: str
     #: Variables of the whole file, as texts.
     variables: dict[str, str]
-    #: Those of them that the file gives.
-    given: dict[str, str]
     #: Id of each job by its name on GitLab.
     ids: dict[str, str]
     #: Whether some jobs run under conditions only.

@@ -14,6 +14,9 @@ from waterflowd.importers.origin import slug
 from waterflowd.importers.source_yaml import texts_of
 from waterflowd.model.plan import Json
 
+#: Instances of a job on GitLab.
+_PARALLEL_MAX = 200
+
 
 def _variables(draft: JobDraft, value: Json) -> None:
     for name, text in variables.plain_values(value if isinstance(value, dict) else {}).items():
@@ -53,7 +56,7 @@ def _services(draft: JobDraft, value: Json) -> None:
 def _environment_of_service(draft: JobDraft, own: Json) -> dict[str, Json]:
     """Return the variables of the file, of the job and of the service itself: GitLab gives a service all of them."""
     found = {
-        **draft.context.given,
+        **draft.context.variables,
         **own_variables(draft.job),
         **variables.plain_values(own if isinstance(own, dict) else {}),
     }
@@ -157,10 +160,6 @@ def _parallel(draft: JobDraft, value: Json) -> None:
     draft.block.set("strategy", {"fail-fast": False, "matrix": matrix})
     for name in dict.fromkeys(name for row in lists for name in row):
         draft.env.set(name, f"${{{{ matrix.{name} }}}}")
-
-
-#: Instances of a job on GitLab.
-_PARALLEL_MAX = 200
 
 
 def _combinations(row: dict[str, list[str]]) -> list[Json]:

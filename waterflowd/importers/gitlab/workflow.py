@@ -54,12 +54,11 @@ class _Writer:
         taken = Names()
         ids = {job.name: taken.take(slug(job.name)) for job in pipeline.jobs}
         values = variables.plain_values(pipeline.variables)
-        given = dict(values)
         #: The comment of the variable with the default branch.
         self._about_default_branch: list[str] = []
         if _DEFAULT_BRANCH not in values and any(source.mentions(_DEFAULT_BRANCH) for source in pipeline.sources):
             values[_DEFAULT_BRANCH] = self._default_branch()
-        self._context = JobContext(imported=imported, group=origin.group, variables=values, given=given, ids=ids)
+        self._context = JobContext(imported=imported, group=origin.group, variables=values, ids=ids)
 
     def _default_branch(self) -> str:
         """The default branch of the clone; else a guess, which is a decision."""

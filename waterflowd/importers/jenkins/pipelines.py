@@ -134,8 +134,7 @@ class _Writer:
         return ""
 
     def _environment(self) -> writing.Block:
-        env = self._constants()
-        settings.environment(self._pipeline.find("environment"), self._decide, self._change, env)
+        env = settings.environment(self._pipeline.find("environment"), self._decide, self._change, self._constants())
         for name, expression in ENVIRONMENT.items():
             is_known = expression.startswith(("agent.", "github.workspace"))
             if re.search(rf"\b{name}\b", self._text) and not env.has(name) and not is_known:

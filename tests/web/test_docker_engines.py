@@ -32,7 +32,7 @@ def box(tmp_path: Path, installed_wheels: Path) -> Iterator[Site]:
 
 
 def missing(site: Site) -> str:
-    """The address at which there is no engine."""
+    """An address without an engine."""
     return f"unix://{site.folder}/none.sock"
 
 

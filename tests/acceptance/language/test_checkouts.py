@@ -42,6 +42,8 @@ jobs:
       - run: ls -A | wc -l
 """
 
+LFS_VERSION = "version https://git-lfs.github.com/spec/v1"
+
 
 def _runs(cluster: Cluster, count: int = 1) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = wait_until(
@@ -250,14 +252,25 @@ def test_a_plain_checkout_step_gives_the_commit(empty_cluster: Cluster, clone: P
         assert lines == [commit, subject, "## main...origin/main", str(count), "version", "workflows"]
 
 
-def test_files_in_git_lfs_have_their_contents(empty_cluster: Cluster, clone: Path) -> None:
-    """The server has no program of Git LFS, and Git sees no change; a job that does not ask for them has pointers."""
-    cluster = empty_cluster
-    content = b"large\0" * 300_000
+def _push_lfs_file(cluster: Cluster, clone: Path, workflow: str, content: bytes) -> str:
+    """Pushes a workflow and the pointer of `model.bin`, whose content the repository has; returns its SHA-256."""
     oid = hashlib.sha256(content).hexdigest()
     stored = Path(cluster.repository) / "lfs/objects" / oid[:2] / oid[2:4] / oid
     stored.parent.mkdir(parents=True)
     stored.write_bytes(content)
+    files = {
+        "workflows/a.yml": workflow,
+        ".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n",
+        "model.bin": f"{LFS_VERSION}\noid sha256:{oid}\nsize {len(content)}\n",
+    }
+    cluster.push(clone, files)
+    return oid
+
+
+def test_files_in_git_lfs_have_their_contents(empty_cluster: Cluster, clone: Path) -> None:
+    """The server has no program of Git LFS, and Git sees no change; a job that does not ask for them has pointers."""
+    cluster = empty_cluster
+    content = b"large\0" * 300_000
     text = (
         "on: {push: {}}\njobs:\n"
         "  contents:\n    runs-on: web\n    steps:\n"
@@ -265,16 +278,10 @@ def test_files_in_git_lfs_have_their_contents(empty_cluster: Cluster, clone: Pat
         "      - run: sha256sum < model.bin && git status --porcelain && git show HEAD:model.bin | head -1\n"
         "  pointers:\n    runs-on: web\n    needs: contents\n    steps:\n      - run: tail -1 model.bin\n"
     )
-    version = "version https://git-lfs.github.com/spec/v1"
-    files = {
-        "workflows/a.yml": text,
-        ".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n",
-        "model.bin": f"{version}\noid sha256:{oid}\nsize {len(content)}\n",
-    }
-    cluster.push(clone, files)
+    oid = _push_lfs_file(cluster, clone, text, content)
     run = _runs(cluster)[0]["id"]
     assert cluster.wait_for(run)["conclusion"] == "success", cluster.lines(run)
-    assert cluster.lines(run, 3) == [f"{oid}  -", version, f"size {len(content)}"]
+    assert cluster.lines(run, 3) == [f"{oid}  -", LFS_VERSION, f"size {len(content)}"]
 
 
 def test_a_large_file_in_git_lfs_survives_kills_of_daemon_and_agent(empty_cluster: Cluster, clone: Path) -> None:
@@ -282,20 +289,11 @@ def test_a_large_file_in_git_lfs_survives_kills_of_daemon_and_agent(empty_cluste
     cluster = empty_cluster
     block = os.urandom(1 << 20)
     content = b"".join(number.to_bytes(8, "big") + block for number in range(70))
-    oid = hashlib.sha256(content).hexdigest()
-    stored = Path(cluster.repository) / "lfs/objects" / oid[:2] / oid[2:4] / oid
-    stored.parent.mkdir(parents=True)
-    stored.write_bytes(content)
     text = (
         "on: {push: {}}\njobs:\n  a:\n    runs-on: web\n    checkout: {lfs: true}\n"
         "    steps:\n      - run: sha256sum < model.bin\n"
     )
-    files = {
-        "workflows/a.yml": text,
-        ".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n",
-        "model.bin": f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content)}\n",
-    }
-    cluster.push(clone, files)
+    oid = _push_lfs_file(cluster, clone, text, content)
     run = _runs(cluster)[0]["id"]
     trees = cluster.agent_dir("web-1") / "trees"
 

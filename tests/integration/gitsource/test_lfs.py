@@ -513,7 +513,7 @@ async def test_a_server_that_cannot_continue_sends_everything(served: Served) ->
 
 @pytest.mark.parametrize("size", [10, len(LONG), len(LONG) + 1])
 async def test_a_part_that_was_damaged_is_fetched_again(served: Served, size: int) -> None:
-    """As by a power cut; the server may say that there is no more."""
+    """A power cut can do this. The server may answer that nothing is left (416)."""
     commit = await fail_after(served, 1_000)
     [partial] = served.contents.iterdir()
     partial.write_bytes(b"x" * size)

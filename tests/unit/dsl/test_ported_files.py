@@ -55,7 +55,7 @@ def test_the_matrix_of_a_job_without_one_is_null(language: Language) -> None:
 
 
 def test_composite_steps_see_the_matrix_of_their_job(language: Language) -> None:
-    """As on GitHub; the file is compiled without its callers, so nobody knows which values there are."""
+    """As on GitHub. The file is compiled without its callers, so the values are not known."""
     files = {"a/step.yml": "steps: [{run: 'echo ${{ matrix.os }} ${{ strategy.job-index }}'}]"}
     (step,) = language.plan(with_step("{uses: ./a}"), files).jobs[0].steps[0].blocks[0].steps
     # A position has only digits; a value of the matrix may come from anywhere.

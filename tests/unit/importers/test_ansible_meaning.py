@@ -83,6 +83,6 @@ def test_keys_around_several_tasks_are_not_lost(task: str) -> None:
     [("owner: app", "app"), ("group: web", "':web'"), ("owner: app, group: web", "'app:web'")],
 )
 def test_what_a_file_task_does_not_name_stays(keys: str, owner: str) -> None:
-    """A group alone is no owner."""
+    """A group without an owner changes only the group."""
     content = imported_task(f"copy: {{content: x, dest: /srv/x, {keys}}}")
     assert f"owner: {owner}\n" in content

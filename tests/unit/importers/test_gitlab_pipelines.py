@@ -28,7 +28,7 @@ def _imported(pipeline: str) -> tuple[Imported, dict[str, Any]]:
 
 
 def test_a_variable_that_a_person_is_asked_for_is_an_input() -> None:
-    """A run that nobody starts by hand has its value, in scripts, in other variables and in conditions."""
+    """Other runs use its default, in scripts, in other variables and in conditions."""
     _, written = _imported(ASKED)
     assert written["on"]["workflow_dispatch"]["inputs"] == {
         "DEPLOY": {"description": "Deploy afterwards?", "type": "choice", "options": ["no", "yes"], "default": "no"}

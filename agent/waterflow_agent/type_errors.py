@@ -54,5 +54,5 @@ def _in_words(found: re.Match[str]) -> str:
     names = found[1].split(" | ")
     if not all(name in _TYPES for name in names):
         return f'"{found[1]}"'
-    # Where something else is possible, nobody has to write "nothing".
+    # Where something else is possible, "nothing" only confuses.
     return " or ".join(_TYPES[name] for name in names if name != "null" or len(names) == 1)

@@ -22,7 +22,7 @@ BYTES_MAX = 32 << 20
 PATH_BYTES_MAX = 3_000
 #: Of one file in a repository. The daemon has the whole file in memory, as Git stores it.
 FILE_BYTES_MAX = 64 << 20
-#: Of one file in Git LFS, which nobody has in memory: as much as GitHub stores at most (5 GB).
+#: Of one file in Git LFS, which is never in memory as a whole. GitHub stores 5 GB at most.
 LARGE_FILE_BYTES_MAX = 5 << 30
 BLOB_ID_BYTES = 20
 GIT_DIRECTORY = b".git/"

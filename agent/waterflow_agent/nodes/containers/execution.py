@@ -172,7 +172,7 @@ def _new_directory(start: str, name: str) -> int:
 
 
 def _copy(files: str, directory: int, inside: str) -> None:
-    # Scripts may run as any user of the container; on the server, nobody else reaches the directory above.
+    # Scripts may run as any user of the container. On the server, other users cannot enter the directory above.
     os.fchmod(directory, 0o755)
     for entry in os.scandir(files):
         if entry.is_file(follow_symlinks=False) and entry.name not in ("request", SEARCH_PATH):
